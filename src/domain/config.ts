@@ -1,0 +1,126 @@
+/**
+ * Configuration: one zod schema, presets in `presets/*.json`, an operator's file merged over one of them.
+ * Pure: reading files is the platform's business (`src/platform/config.ts`).
+ */
+import { z } from 'zod';
+import { MemberSpec } from './contracts/jobs.js';
+
+const seconds = z.number().min(0);
+
+export const FlywheelConfig = z
+  .object({
+    preset: z.string(),
+    /** 72 on the main network, 323 on the test network */
+    netuid: z.number().int(),
+    /** validator profile that challenges and rewards follow */
+    profile: z.literal('2026-01'),
+    /** seed of everything random; the same seed and data give the same turn */
+    seed: z.number().int().min(0),
+    /** decay policy preset of the reward by a model's age, see domain/decay */
+    decay: z.enum(['plan-90-180', 'docs-45-90']),
+    schedule: z.object({
+      /** cron of the daily turn, host's local time unless `timezone` is given */
+      cron: z.string(),
+      timezone: z.string(),
+    }),
+    /** scenes rendered when there is no data set at all */
+    render: z.object({ scenes: z.number().int().positive(), perGroup: z.number().int().positive() }),
+    traffic: z.object({
+      /** challenges the built-in validator sends in a turn while no real validator comes */
+      challenges: z.number().int().positive(),
+      concurrency: z.number().int().positive(),
+      /** the validator's own time-out, s */
+      timeoutSeconds: seconds,
+    }),
+    hardCases: z.object({
+      /** a failure: |prediction - truth| above this */
+      errorThreshold: z.number().min(0).max(1),
+      neighbours: z.number().int().positive(),
+      /** most failures synthesised from in a turn, hardest first */
+      maxFailures: z.number().int().positive(),
+      /** augmented views of each journaled image to measure instability */
+      views: z.number().int().min(1),
+      /** hardness without truth at or above this counts as a hard case, [0, 1] */
+      hardnessThreshold: z.number().min(0).max(1),
+      /** more new hard cases than this start the retrain */
+      retrainAbove: z.number().int().min(0),
+    }),
+    synthesis: z.object({
+      perFailure: z.number().int().min(5).max(10),
+      maxImages: z.number().int().positive(),
+      providers: z.array(z.enum(['composite', 'weather'])).min(1),
+    }),
+    labels: z.object({
+      /** both members above this confidence */
+      confidence: z.number().min(0.5).max(1),
+      /** share that a person is asked to verify, [0, 1] */
+      verifyShare: z.number().min(0).max(1),
+      /** how long a turn waits for the person, s; then it goes on with what it has */
+      reviewTimeoutSeconds: seconds,
+      unreviewedWeight: z.number().positive().max(1),
+    }),
+    training: z.object({
+      members: z.array(MemberSpec).min(2),
+      views: z.number().int().min(0),
+      folds: z.number().int().min(2),
+      maxSyntheticShare: z.number().min(0).max(1),
+      fineTune: z.object({
+        mode: z.enum(['auto', 'never', 'always']),
+        gate: z.number().min(0).max(1),
+        epochs: z.number().int().positive(),
+        batch: z.number().int().positive(),
+        backboneLr: z.number().positive(),
+        headLr: z.number().positive(),
+        maxSeconds: z.number().positive(),
+      }),
+    }),
+    gate: z.object({
+      challenges: z.number().int().positive(),
+      resamples: z.number().int().positive(),
+      /** a candidate whose own p99 per image is slower than this is refused, ms */
+      maxLatencyP99Ms: z.number().positive(),
+      maxBundleBytes: z.number().positive(),
+    }),
+    verdict: z.object({
+      /** the estimate must exceed this, in accuracy (0.01 = one percentage point) */
+      marginAccuracy: z.number().min(0),
+      /** one-sided error probability of a promotion */
+      alpha: z.number().min(0).max(0.5),
+      /** fewer independent groups a class than this never promote by themselves */
+      minGroupsPerClass: z.number().int().positive(),
+    }),
+    trial: z.object({
+      /** share of live traffic that also runs on the candidate */
+      share: z.number().min(0).max(1),
+      /** time between two looks, s */
+      lookEverySeconds: seconds,
+      /** looks at most; then the champion is kept */
+      maxDays: z.number().positive(),
+      minShadowAnswers: z.number().int().positive(),
+      /** a candidate with a larger share of errors in the shadow is vetoed */
+      maxErrorShare: z.number().min(0).max(1),
+      /** challenges of the accelerated, simulated trial under --once */
+      simulatedChallenges: z.number().int().positive(),
+    }),
+    miner: z.object({
+      host: z.string(),
+      port: z.number().int().min(0).max(65535),
+      /** inference processes; 0: derived from the cores */
+      processes: z.number().int().min(0),
+      /** threads a process; 0: derived */
+      threads: z.number().int().min(0),
+      journalMaxBytes: z.number().positive(),
+    }),
+    gpu: z.object({
+      backend: z.literal('local'),
+      /** compute threads of a local job; 0: all cores but one, at least 1 */
+      threads: z.number().int().min(0),
+      /** niceness of local jobs, so that the miner answers first */
+      nice: z.number().int().min(0).max(19),
+      /** month's budget in cents; a launch that does not fit is refused before it is bought */
+      monthlyBudgetCents: z.number().int().min(0),
+      maxJobSeconds: z.number().positive(),
+    }),
+  })
+  .strict();
+export type FlywheelConfig = z.infer<typeof FlywheelConfig>;

