@@ -176,3 +176,21 @@ export interface GpuBackend {
   end(name: string, graceMs: number): Promise<void>;
   listOwned(): Promise<string[]>;
 }
+
+/** Where a public model repository is made. */
+export interface ModelHub {
+  readonly kind: string;
+  /** Publishes a folder with weights, config and model_card.json. Idempotent by version. */
+  publish(folder: string, version: string): Promise<{ repo: string; revision: string }>;
+}
+
+/** The subnet's application server, where a hotkey registers its model. */
+export interface SubnetRegistry {
+  readonly kind: string;
+  register(submission: { hotkey: string; repo: string; version: string; submittedAt: number }): Promise<{ detail: string }>;
+}
+
+/** Tells the operator. Never throws: a message that cannot be delivered is logged. */
+export interface Notifier {
+  notify(message: { kind: 'reminder' | 'promotion' | 'trouble'; title: string; text: string; at: number }): Promise<void>;
+}

@@ -1,0 +1,24 @@
+"""What every job is handed beside its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .objects import FileObjects
+from .progress import Progress
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """Object store, folders and limits of one job."""
+
+    objects: FileObjects
+    """content-addressed store, shared with everything else"""
+    cache_dir: Path
+    """caches that outlive the job (features); may be deleted at any time"""
+    work_dir: Path
+    """the job's own folder: checkpoint, progress.jsonl, result.json"""
+    threads: int
+    """cap on compute threads"""
+    progress: Progress

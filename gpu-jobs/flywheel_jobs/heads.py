@@ -1,0 +1,249 @@
+"""Linear heads on frozen features: L2-regularised logistic regression, its regularisation, folds and calibration.
+
+The objective is strictly convex, so that the result does not depend on where the search starts: the same rows give the
+same head to within rounding, on any number of threads. No images and no files here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .metrics import Array, Labels, logit, sigmoid
+
+LAMBDAS = (3.0, 1.0, 0.3, 0.1, 0.03)
+"""regularisation tried, strongest first (each start warms the next); on standardised features and weights that sum to 1"""
+EPSILON = 1e-4
+"""added to standard deviations: features that never vary stay harmless"""
+
+
+@dataclass(frozen=True)
+class Head:
+    """logit = features @ weight + bias, on raw features: the standardisation is folded in."""
+
+    weight: Array
+    bias: float
+
+    def logits(self, x: NDArray[np.floating]) -> Array:
+        """Logits of features [..., d]."""
+        out: Array = np.asarray(x, np.float64) @ self.weight + self.bias
+        return out
+
+    def scaled(self, a: float, b: float) -> Head:
+        """The head whose logit is a * logit + b."""
+        return Head(self.weight * a, self.bias * a + b)
+
+
+def row_weights(labels: Labels, groups: Sequence[str], weights: Array) -> Array:
+    """Weights of the training rows, summing to 1, half for each class (the validator draws labels evenly).
+
+    Within a class a row counts its own weight over the square root of its group's size: twenty frames of one clip are
+    more than one photograph, but not twenty. Raises ValueError when a class is missing.
+    """
+    _, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    out: Array = weights / np.sqrt(counts[index])
+    for label in (0, 1):
+        total = out[labels == label].sum()
+        if total <= 0:
+            raise ValueError(f"no rows of class {label}")
+        out[labels == label] *= 0.5 / total
+    return out
+
+
+def fit_head(x: NDArray[np.floating], y: Labels, weights: Array, strength: float, start: Head | None = None) -> Head:
+    """Minimises sum_i w_i log(1 + exp(-s_i z_i)) + strength / 2 |v|^2 over standardised features, by L-BFGS in float64.
+
+    x [n, d]; weights sum to 1; `start` only shortens the search.
+    """
+    from scipy.optimize import minimize
+
+    x = np.asarray(x, np.float64)
+    mean = weights @ x
+    deviation = np.sqrt(np.maximum(weights @ (x - mean) ** 2, 0)) + EPSILON
+    z = (x - mean) / deviation
+    sign = 2.0 * y - 1.0
+
+    def objective(p: Array) -> tuple[float, Array]:
+        margin = sign * (z @ p[:-1] + p[-1])
+        loss = float(weights @ np.logaddexp(0, -margin) + 0.5 * strength * (p[:-1] @ p[:-1]))
+        slope = -sign * weights * sigmoid(-margin)
+        return loss, np.append(z.T @ slope + strength * p[:-1], slope.sum())
+
+    first = np.zeros(x.shape[1] + 1)
+    if start is not None and start.weight.shape == (x.shape[1],):
+        first = np.append(start.weight * deviation, start.bias + start.weight @ mean)
+    found = minimize(
+        objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-7, "maxcor": 20}
+    )
+    weight: Array = found.x[:-1] / deviation
+    return Head(weight, float(found.x[-1] - weight @ mean))
+
+
+def fit_scale(logits: Array, y: Labels, weights: Array) -> tuple[float, float]:
+    """Platt scaling: a, b of sigmoid(a * logit + b), by Newton steps on the weighted log loss.
+
+    A weak prior (one hundredth of the evidence) draws towards a = 1, b = 0, so that separable data cannot drive it to
+    infinity; a is kept above 0.05, since a calibration must not turn answers round.
+    """
+    design = np.stack([logits, np.ones_like(logits)], 1)
+    w = weights / weights.sum()
+    prior, strength = np.array([1.0, 0.0]), 0.01
+    p = prior.copy()
+
+    def loss(q: Array) -> float:
+        margin = (2.0 * y - 1.0) * (design @ q)
+        return float(w @ np.logaddexp(0, -margin) + 0.5 * strength * ((q - prior) @ (q - prior)))
+
+    for _ in range(100):
+        s = sigmoid(design @ p)
+        gradient = design.T @ (w * (s - y)) + strength * (p - prior)
+        hessian = (design * (w * s * (1 - s))[:, None]).T @ design + strength * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        size, now = 1.0, loss(p)
+        while loss(p - size * step) > now and size > 1e-6:
+            size /= 2
+        p = p - size * step
+        if float(np.abs(size * step).max()) < 1e-10:
+            break
+    return max(float(p[0]), 0.05), float(p[1])
+
+
+def group_folds(groups: Sequence[str], labels: Sequence[int], folds: int, seed: int) -> NDArray[np.int64]:
+    """A fold for each row; a group is never split. Groups go, largest first, where their class is rarest.
+
+    Raises ValueError when there are fewer groups than folds.
+    """
+    rows: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        rows.setdefault(group, []).append(index)
+    if len(rows) < folds:
+        raise ValueError(f"{len(rows)} groups cannot make {folds} folds")
+    order = sorted(rows)
+    np.random.default_rng(seed).shuffle(order)
+    order.sort(key=lambda group: -len(rows[group]))
+    counts = np.zeros((folds, 2))
+    out = np.zeros(len(groups), np.int64)
+    for group in order:
+        mine = np.bincount([labels[index] for index in rows[group]], minlength=2)[:2]
+        crowded = (counts * (mine > 0)).sum(1)
+        best = min(range(folds), key=lambda fold: (crowded[fold], counts[fold].sum(), fold))
+        counts[best] += mine
+        out[rows[group]] = best
+    return out
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Training rows with their views: features [n, v, d]; labels, weights and groups for each image."""
+
+    features: NDArray[np.float32]
+    labels: Labels
+    weights: Array
+    groups: NDArray[np.str_]
+
+    def take(self, mask: NDArray[np.bool_] | NDArray[np.int64]) -> Rows:
+        """The images of a mask or an index."""
+        return Rows(self.features[mask], self.labels[mask], self.weights[mask], self.groups[mask])
+
+    def both_classes(self) -> bool:
+        """Whether there is something to tell apart."""
+        return bool((self.labels == 0).any() and (self.labels == 1).any())
+
+
+def fit_rows(rows: Rows, strength: float, start: Head | None = None) -> Head:
+    """A head on all views of the rows, weighted by class, group and row."""
+    n, views, _ = rows.features.shape
+    weights = np.repeat(row_weights(rows.labels, list(rows.groups), rows.weights) / views, views)
+    return fit_head(rows.features.reshape(n * views, -1), np.repeat(rows.labels, views), weights, strength, start)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Out-of-fold logits [m, v] of the images that judge, with their rows."""
+
+    logits: Array
+    rows: Rows
+
+    def scale(self) -> tuple[float, float]:
+        """Platt scaling of the logits, weighted as in training."""
+        return fit_scale(self.logits.reshape(-1), np.repeat(self.rows.labels, self.logits.shape[1]), self._weights())
+
+    def probabilities(self) -> Array:
+        """Scaled probabilities [m, v]."""
+        a, b = self.scale()
+        return sigmoid(a * self.logits + b)
+
+    def brier(self) -> float:
+        """Weighted Brier score after scaling: strong regularisation shrinks probabilities, which scaling mends, so that
+        strengths are compared by what they separate."""
+        y = np.repeat(self.rows.labels, self.logits.shape[1])
+        return float(self._weights() @ (self.probabilities().reshape(-1) - y) ** 2)
+
+    def _weights(self) -> Array:
+        views = self.logits.shape[1]
+        return np.repeat(row_weights(self.rows.labels, list(self.rows.groups), self.rows.weights) / views, views)
+
+
+def out_of_fold(
+    rows: Rows,
+    fold: NDArray[np.int64],
+    strength: float,
+    judges: NDArray[np.bool_] | None = None,
+    learns: NDArray[np.bool_] | None = None,
+    starts: dict[int, Head] | None = None,
+) -> Judged:
+    """Logits of the rows that judge (default all) from heads fitted to the rows that learn (default all) of other folds.
+
+    Folds hold whole groups, so that no head saw anything of the group it is judged on. `starts`, by fold, is used and
+    updated: a warm start, which does not change the result.
+    """
+    judges = np.ones(len(rows.labels), bool) if judges is None else judges
+    learns = np.ones(len(rows.labels), bool) if learns is None else learns
+    out = np.zeros(rows.features.shape[:2])
+    for k in np.unique(fold[judges]):
+        inside = (fold == k) & judges
+        learn = rows.take((fold != k) & learns)
+        if not learn.both_classes():
+            continue  # the fold holds a whole class: its rows stay undecided
+        head = fit_rows(learn, strength, None if starts is None else starts.get(int(k)))
+        if starts is not None:
+            starts[int(k)] = head
+        out[inside] = head.logits(rows.features[inside])
+    return Judged(out[judges], rows.take(judges))
+
+
+def choose_strength(
+    rows: Rows,
+    fold: NDArray[np.int64],
+    lambdas: Sequence[float] = LAMBDAS,
+    judges: NDArray[np.bool_] | None = None,
+    learns: NDArray[np.bool_] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[float, Judged]:
+    """The strength with the least scaled Brier score out of fold, and the logits behind it."""
+    starts: dict[int, Head] = {}
+    best: tuple[float, float, Judged] | None = None
+    for number, strength in enumerate(lambdas):
+        judged = out_of_fold(rows, fold, strength, judges, learns, starts)
+        score = judged.brier()
+        # a nearly equal score goes to the stronger regularisation, which comes first
+        if best is None or score < best[1] - 1e-4:
+            best = (strength, score, judged)
+        if progress is not None:
+            progress(number + 1, len(lambdas))
+    assert best is not None
+    return best[0], best[2]
+
+
+def vote(probabilities: Sequence[Array], weights: Sequence[float]) -> Array:
+    """Soft vote: the weighted mean of the members' probabilities."""
+    out: Array = np.einsum("m,m...->...", np.asarray(weights, np.float64), np.stack(list(probabilities)))
+    return out
+
+
+def calibrate(p: Array, a: float, b: float) -> Array:
+    """The bundle's calibration: sigmoid(a * logit(p) + b), p clamped to [1e-6, 1 - 1e-6]."""
+    return sigmoid(a * logit(p) + b)

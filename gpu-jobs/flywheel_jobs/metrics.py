@@ -1,0 +1,62 @@
+"""Measures of binary predictions at boundary 0.5, as the validator counts them (0.5 itself is 0).
+
+Pure functions on arrays; no model, no file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+
+def sigmoid(z: Array) -> Array:
+    """Logistic function without overflow."""
+    out: Array = np.exp(-np.logaddexp(0.0, -z))
+    return out
+
+
+def logit(p: Array) -> Array:
+    """Inverse of sigmoid with p clamped to [1e-6, 1 - 1e-6], as the bundle's calibration does."""
+    q = np.clip(p, 1e-6, 1 - 1e-6)
+    out: Array = np.log(q) - np.log1p(-q)
+    return out
+
+
+def mcc(p: Array, y: Labels) -> float:
+    """Matthews correlation in [-1, 1]; 0 when labels or predictions are all of one class."""
+    return phi(p > 0.5, y == 1)
+
+
+def phi(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Phi correlation of two binary series, [-1, 1]; 0 when either is constant."""
+    n11 = float(np.sum(a & b))
+    n00 = float(np.sum(~a & ~b))
+    n10 = float(np.sum(a & ~b))
+    n01 = float(np.sum(~a & b))
+    denominator = np.sqrt((n11 + n10) * (n11 + n01) * (n00 + n10) * (n00 + n01))
+    return 0.0 if denominator == 0 else float((n11 * n00 - n10 * n01) / denominator)
+
+
+def brier(p: Array, y: Labels) -> float:
+    """Mean squared error of the probability."""
+    return float(np.mean((p - y) ** 2))
+
+
+def measure(p: Array, y: Labels, n: int | None = None) -> dict[str, float | int]:
+    """Metrics of the contract. `n`: images, when `p` holds several views of each."""
+    return {
+        "accuracy": float(np.mean((p > 0.5) == (y == 1))),
+        "mcc": mcc(p, y),
+        "brier": brier(p, y),
+        "n": int(len(p) if n is None else n),
+    }
+
+
+def error_correlation(probabilities: list[Array], y: Labels) -> float:
+    """Phi correlation of the members' errors, averaged over their pairs; 0 with one member."""
+    errors = [(p > 0.5) != (y == 1) for p in probabilities]
+    pairs = [phi(errors[i], errors[j]) for i in range(len(errors)) for j in range(i)]
+    return float(np.mean(pairs)) if pairs else 0.0

@@ -1,0 +1,152 @@
+/** GPU jobs: ledger, launch or adopt, watch, collect, end; and the inputs of each kind, built from the turn's configuration. */
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Context } from '@temporalio/activity';
+import { monthOf } from '../domain/budget.js';
+import type { Digest } from '../domain/contracts/common.js';
+import { JOB_CONTRACT_VERSION, JOB_EXIT, JobResult, JOBS, type JobInput, type JobKind } from '../domain/contracts/jobs.js';
+import { BadInputError, JobFailedError } from '../domain/errors.js';
+import { jobDir } from '../platform/gpu/local.js';
+import { beating, type ActivityDeps } from './deps.js';
+import { configOf } from './turns.js';
+
+export type JobEnd = { outcome: 'done' | 'bad-input' | 'out-of-memory' | 'again'; message: string };
+
+/** How often a running job is looked at. */
+const WATCH_EVERY_MS = 500;
+/** From SIGTERM to SIGKILL: time to write a checkpoint. */
+const END_GRACE_MS = 10_000;
+
+/** Each purpose draws its own challenges. */
+const PURPOSE_SEED = { traffic: 1, gate: 2, trial: 3 } as const;
+
+export function jobActivities(deps: ActivityDeps) {
+  const { catalog, gpu, objects, home } = deps;
+
+  return {
+    async reserveJob(input: { name: string; kind: string; maxSeconds: number }): Promise<void> {
+      const offer = await gpu.offer(input.maxSeconds);
+      await catalog.reserve({ job: input.name, backend: gpu.kind, cents: offer.reserveCents, month: monthOf(deps.clock()) }, deps.config.gpu.monthlyBudgetCents);
+    },
+
+    async launchJob(input: { name: string; kind: JobKind; input: Record<string, unknown>; maxSeconds: number; turn: string }): Promise<{ adopted: boolean }> {
+      const checked = JOBS[input.kind].input.safeParse(input.input);
+      if (!checked.success) throw new BadInputError(`the ${input.kind} job's input does not fit its contract: ${checked.error.message}`);
+      const threads = deps.config.gpu.threads || deps.threads;
+      const launched = await gpu.launchOrAdopt(
+        {
+          version: JOB_CONTRACT_VERSION,
+          job: input.kind,
+          name: input.name,
+          objects: { kind: 'file', root: home.objects },
+          cacheDir: home.cache,
+          workDir: jobDir(home.jobs, input.name),
+          threads,
+          input: checked.data,
+        },
+        { maxSeconds: input.maxSeconds, nice: deps.config.gpu.nice },
+      );
+      deps.log.info({ job: input.name, ...launched }, 'job launched or adopted');
+      return launched;
+    },
+
+    /** Watches until the job ends. A lost worker loses nothing: the next one watches on. */
+    async watchJob(input: { name: string; turn: string; kind: string }): Promise<JobEnd> {
+      const beat = beating();
+      for (;;) {
+        const status = await gpu.status(input.name);
+        if (status.state === 'running') {
+          const at = status.progress;
+          beat({ turn: input.turn, what: at?.phase ?? input.kind, done: at?.done ?? 0, total: at?.total ?? 0, unit: at?.unit ?? '' });
+          await sleep(WATCH_EVERY_MS, undefined, { signal: Context.current().cancellationSignal });
+          continue;
+        }
+        if (status.state === 'unknown') return { outcome: 'again', message: 'the machine knows nothing of the job' };
+        const said = await readResult(input.name);
+        const message = said && !said.ok ? said.error.message : `exit code ${status.exitCode ?? 'unknown (killed)'}: ${status.logTail.slice(-2000)}`;
+        if (status.exitCode === JOB_EXIT.ok && said?.ok) return { outcome: 'done', message: '' };
+        if (status.exitCode === JOB_EXIT.badInput) return { outcome: 'bad-input', message };
+        if (status.exitCode === JOB_EXIT.outOfMemory) return { outcome: 'out-of-memory', message };
+        return { outcome: 'again', message };
+      }
+    },
+
+    async collectJob(input: { name: string; kind: JobKind }): Promise<{ output: Record<string, unknown>; seconds: number }> {
+      const result = await readResult(input.name);
+      if (!result?.ok) throw new JobFailedError(`job ${input.name} left no good result in ${jobDir(home.jobs, input.name)}`);
+      const output = JOBS[input.kind].output.safeParse(result.output);
+      if (!output.success) throw new JobFailedError(`the ${input.kind} job's result does not fit its contract: ${output.error.message}`);
+      return { output: output.data, seconds: result.seconds };
+    },
+
+    /** Ends the machine and settles its cost; safe to repeat, and for a job that never started. */
+    async endJob(input: { name: string }): Promise<void> {
+      await gpu.end(input.name, END_GRACE_MS);
+      await catalog.settle(input.name, 0);
+    },
+
+    async renderInput(input: { config: Digest; seed: number }): Promise<JobInput<'render'>> {
+      const { render } = await configOf(deps, input.config);
+      return { count: render.scenes, perGroup: render.perGroup, seed: input.seed, width: 400, height: 300 };
+    },
+
+    async challengesInput(input: { config: Digest; manifest: Digest; purpose: 'traffic' | 'gate' | 'trial'; seed: number }): Promise<JobInput<'challenges'>> {
+      const config = await configOf(deps, input.config);
+      const count = { traffic: config.traffic.challenges, gate: config.gate.challenges, trial: config.trial.simulatedChallenges }[input.purpose];
+      return { manifest: input.manifest, profile: config.profile, mode: 'draw', count, seed: input.seed * 10 + PURPOSE_SEED[input.purpose], flips: false };
+    },
+
+    async labelInput(input: { config: Digest; candidates: Digest; train: Digest; seed: number }): Promise<JobInput<'label'>> {
+      const { training } = await configOf(deps, input.config);
+      return { candidates: input.candidates, train: input.train, members: training.members, folds: training.folds, seed: input.seed };
+    },
+
+    async neighboursInput(input: { config: Digest; queries: Digest; corpus: Digest }): Promise<JobInput<'neighbours'>> {
+      const { hardCases, training } = await configOf(deps, input.config);
+      return { queries: input.queries, corpus: input.corpus, k: hardCases.neighbours, member: training.members[0]! };
+    },
+
+    async synthesizeInput(input: { config: Digest; failures: Digest; corpus: Digest; neighbours: Digest; seed: number }): Promise<JobInput<'synthesize'>> {
+      const { synthesis } = await configOf(deps, input.config);
+      return {
+        failures: input.failures,
+        corpus: input.corpus,
+        neighbours: input.neighbours,
+        perFailure: synthesis.perFailure,
+        maxImages: synthesis.maxImages,
+        providers: synthesis.providers,
+        seed: input.seed,
+      };
+    },
+
+    async trainInput(input: { config: Digest; snapshot: Digest; initFrom: Digest | null; seed: number }): Promise<JobInput<'train'>> {
+      const { training } = await configOf(deps, input.config);
+      const { members, views, folds, maxSyntheticShare, fineTune } = training;
+      return { snapshot: input.snapshot, members, initFrom: input.initFrom, views, fineTune, maxSyntheticShare, ablation: true, folds, seed: input.seed };
+    },
+
+    async exportInput(input: { turn: string; trained: Digest; snapshot: Digest; parent: Digest | null; parity: Digest; first: boolean; seed: number }): Promise<JobInput<'export'>> {
+      const name = `${input.turn}${input.first ? '-first' : ''}`.toLowerCase().replace(/[^a-z0-9.-]+/g, '-');
+      return {
+        trained: input.trained,
+        name,
+        snapshot: input.snapshot,
+        parent: input.parent,
+        parity: input.parity,
+        parityImages: 16,
+        parityTolerance: 1e-3,
+        seed: input.seed,
+      };
+    },
+  };
+
+  async function readResult(name: string): Promise<JobResult | null> {
+    try {
+      return JobResult.parse(JSON.parse(await readFile(path.join(jobDir(home.jobs, name), 'result.json'), 'utf8')));
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+      throw new JobFailedError(`result.json of job ${name} can't be read: ${String(error)}`);
+    }
+  }
+}

@@ -1,0 +1,187 @@
+/** Models: registration, evaluation through the production path, verdicts. */
+import { z } from 'zod';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Digest, ImageRow, Label, TruthKind } from '../domain/contracts/common.js';
+import { ChallengeRow, type TrainInput } from '../domain/contracts/jobs.js';
+import { BadInputError } from '../domain/errors.js';
+import { metricsOf } from '../domain/metrics.js';
+import { judge, type PairedRow } from '../domain/verdict.js';
+import { materialise, loadBundle } from '../platform/inference/bundle.js';
+import { evaluate } from '../platform/inference/evaluate.js';
+import path from 'node:path';
+import type { Evaluation, ModelRef, VerdictNumbers } from '../workflows/types.js';
+import { beating, type ActivityDeps } from './deps.js';
+import { byImage, quantile, type ShadowStatistics } from './traffic.js';
+import { configOf } from './turns.js';
+
+export const PredictionRow = z.object({
+  digest: Digest,
+  prediction: z.number().min(0).max(1),
+  votes: z.record(z.string(), z.number()),
+  ms: z.number(),
+});
+
+/** What evaluation needs of a manifest's or challenge set's row. */
+const Judged = z.object({ digest: Digest, label: Label.nullable(), group: z.string(), source: z.string(), truth: TruthKind });
+
+/** At the k-th look alpha * 6 / (pi^2 k^2) is spent: over all looks together at most alpha. */
+function alphaAtLook(alpha: number, look: number): number {
+  return (alpha * 6) / (Math.PI ** 2 * look ** 2);
+}
+
+export interface ShadowEvidence extends ShadowStatistics {
+  /** share of journaled images where champion and candidate fall on different sides of 0.5 */
+  disagreement: number;
+  replayed: number;
+}
+
+export function modelActivities(deps: ActivityDeps) {
+  const { catalog, objects, home } = deps;
+
+  /** Predictions of a bundle over a list of images, in its own process, with the miner's own code. */
+  async function predictions(turn: string, bundle: Digest, digests: Digest[]): Promise<z.infer<typeof PredictionRow>[]> {
+    const beat = beating();
+    const bundleDir = path.join(home.bundles, bundle);
+    await materialise(objects, bundle, bundleDir);
+    const unique = [...new Set(digests)];
+    const abort = new AbortController();
+    const ticking = setInterval(() => {
+      try {
+        beat();
+      } catch (error) {
+        abort.abort(error);
+      }
+    }, 2000);
+    try {
+      return await evaluate({
+        bundleDir,
+        images: unique.map((digest) => ({ digest, path: objects.path(digest) })),
+        threads: deps.threads,
+        signal: abort.signal,
+        onProgress: (done, total) => beat({ turn, what: 'evaluating', done, total, unit: 'images' }),
+      });
+    } finally {
+      clearInterval(ticking);
+    }
+  }
+
+  return {
+    /** Verifies every digest of the bundle and makes it a model of the catalog. */
+    async registerModel(input: { turn: string; bundle: Digest; trained: Digest; parent: Digest | null; name: string; training: unknown }): Promise<ModelRef> {
+      const dir = path.join(home.bundles, input.bundle);
+      await materialise(objects, input.bundle, dir);
+      await loadBundle(dir);
+      const known = await catalog.model(input.bundle);
+      if (known) return { id: known.id, bundle: known.bundle, trained: known.trained };
+      await catalog.addModel({
+        id: input.name,
+        bundle: input.bundle,
+        trained: input.trained,
+        parent: input.parent,
+        turn: input.turn,
+        status: 'candidate',
+        createdAt: deps.clock(),
+        evidence: { training: input.training },
+      });
+      return { id: input.name, bundle: input.bundle, trained: input.trained };
+    },
+
+    async findModel(input: { model: string }): Promise<ModelRef> {
+      const found = await catalog.model(input.model);
+      if (!found) throw new BadInputError(`no model "${input.model}" in the catalog; "flywheel status" lists them`);
+      return { id: found.id, bundle: found.bundle, trained: found.trained };
+    },
+
+    async rejectModel(input: { model: string; reason: string }): Promise<void> {
+      await catalog.setModelStatus(input.model, 'rejected', { rejected: input.reason });
+    },
+
+    /** The production inference path over a manifest or a challenge set. */
+    async evaluateModel(input: { turn: string; bundle: Digest; manifest: Digest }): Promise<Evaluation> {
+      const rows = await objects.getJsonl(input.manifest, (r) => Judged.parse(r));
+      if (rows.length === 0) throw new BadInputError(`manifest ${input.manifest} has no images to evaluate on`);
+      const made = await predictions(input.turn, input.bundle, rows.map((r) => r.digest));
+      const of = new Map(made.map((p) => [p.digest, p]));
+      const labelled = rows.flatMap((r) => {
+        const p = of.get(r.digest);
+        return r.label === null || !p ? [] : [{ label: r.label, prediction: p.prediction }];
+      });
+      return {
+        predictions: await objects.putJsonl(made.map((p) => PredictionRow.parse(p))),
+        metrics: labelled.length > 0 ? metricsOf(labelled) : null,
+        n: rows.length,
+        failed: rows.filter((r) => !of.has(r.digest)).length,
+        p99Ms: quantile(made.map((p) => p.ms), 0.99),
+      };
+    },
+
+    /** The candidate over every image journaled since the trial opened: where it would have answered otherwise. */
+    async replayTraffic(input: { turn: string; trial: string; bundle: Digest; sinceMs: number }): Promise<{ n: number; disagreement: number }> {
+      const rows = byImage(await catalog.traffic({ sinceMs: input.sinceMs }));
+      if (rows.length === 0) return { n: 0, disagreement: 0 };
+      const made = new Map((await predictions(input.turn, input.bundle, rows.map((r) => r.image))).map((p) => [p.digest, p.prediction]));
+      const both = rows.filter((r) => made.has(r.image));
+      const differ = both.filter((r) => r.prediction > 0.5 !== (made.get(r.image) ?? 0) > 0.5).length;
+      return { n: both.length, disagreement: both.length > 0 ? differ / both.length : 0 };
+    },
+
+    /** Champion against candidate on the same challenges: the pure verdict over the evidence. */
+    async judgePair(input: {
+      turn: string;
+      config: Digest;
+      sets: { set: Digest; champion: Evaluation; candidate: Evaluation }[];
+      candidate: Digest;
+      shadow: ShadowEvidence | null;
+      look: number;
+      seed: number;
+    }): Promise<VerdictNumbers> {
+      const beat = beating();
+      const config = await configOf(deps, input.config);
+      const rows: PairedRow[] = [];
+      for (const { set, champion, candidate } of input.sets) {
+        const one = new Map((await objects.getJsonl(champion.predictions, (r) => PredictionRow.parse(r))).map((p) => [p.digest, p.prediction]));
+        const two = new Map((await objects.getJsonl(candidate.predictions, (r) => PredictionRow.parse(r))).map((p) => [p.digest, p.prediction]));
+        for (const row of await objects.getJsonl(set, (r) => ChallengeRow.parse(r))) {
+          if (row.label === null) continue;
+          // -1 where a model gave no answer: it counts against it, as on the wire
+          rows.push({ group: row.group, label: row.label, champion: one.get(row.digest) ?? -1, candidate: two.get(row.digest) ?? -1, truth: row.truth, source: row.source, level: row.level });
+        }
+      }
+      beat();
+      await sleep(0);
+      const bundle = await loadBundle(path.join(home.bundles, input.candidate));
+      const bytes = bundle.members.reduce((sum, m) => sum + m.onnx.bytes, 0);
+      const verdict = judge({
+        rows,
+        gates: {
+          latencyP99Ms: Math.max(input.shadow?.p99Ms ?? 0, ...input.sets.map((s) => s.candidate.p99Ms)),
+          maxLatencyP99Ms: config.gate.maxLatencyP99Ms,
+          bundleBytes: bytes,
+          maxBundleBytes: config.gate.maxBundleBytes,
+          errors: (input.shadow?.errors ?? 0) + input.sets.reduce((sum, s) => sum + s.candidate.failed, 0),
+          answers: (input.shadow?.answers ?? 0) + input.sets.reduce((sum, s) => sum + s.candidate.n, 0),
+          maxErrorShare: config.trial.maxErrorShare,
+          shadowAnswers: input.shadow?.answers ?? null,
+          minShadowAnswers: config.trial.minShadowAnswers,
+        },
+        config: { ...config.verdict, alpha: alphaAtLook(config.verdict.alpha, input.look) },
+        resamples: config.gate.resamples,
+        seed: input.seed + input.look,
+      });
+      const model = await catalog.model(input.candidate);
+      if (model) await catalog.setModelStatus(model.id, model.status, { [input.shadow ? `trial look ${input.look}` : 'gate']: verdict });
+      const { decision, reason, predictedReward, accuracy, groups, needGroups, n } = verdict;
+      return {
+        decision,
+        reason,
+        predictedReward: { champion: predictedReward.champion, candidate: predictedReward.candidate, ci95: predictedReward.ci95 },
+        accuracy: { champion: accuracy.champion, candidate: accuracy.candidate, difference: accuracy.difference, ci95: accuracy.ci95 },
+        groups,
+        needGroups,
+        n,
+      };
+    },
+  };
+}
+
+export type { ImageRow, TrainInput };

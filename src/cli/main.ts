@@ -1,0 +1,136 @@
+/** Entry of the `flywheel` command: options in, exit code out. Commands are loaded when called, so that `--help` is quick. */
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { packageRoot } from '../platform/entry.js';
+import { describeError, errorJson, EXIT, EXIT_HELP, exitCodeOf, writeOut } from './exit.js';
+import { type CommonOptions, createContext } from './context.js';
+
+function port(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < 1 || value > 65_535) throw new InvalidArgumentError('a TCP port, 1 to 65535, expected.');
+  return value;
+}
+
+const absolute = (text: string): string => path.resolve(text);
+
+function version(): string {
+  return (JSON.parse(readFileSync(path.join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version;
+}
+
+/** Options of the miner that only `up` passes on; hidden from the help. */
+export interface MinerOptions extends CommonOptions {
+  port?: number;
+  controlPort?: number;
+}
+
+export interface UpOptions extends CommonOptions {
+  once?: boolean;
+  data?: string;
+  port?: number;
+}
+
+/** Builds the command line; separate from running it, so that tests can look at it. */
+export function createProgram(): Command {
+  const program = new Command('flywheel');
+  program
+    .description('The StreetVision flywheel: mines its own hard cases, retrains, tries and promotes models, and serves them to validators of Bittensor subnet 72.')
+    .version(version())
+    .addHelpText('after', EXIT_HELP)
+    .showHelpAfterError('(see `flywheel --help`)')
+    .exitOverride();
+
+  const common = (command: Command): Command =>
+    command
+      .exitOverride()
+      .option('--home <dir>', 'folder of all state; another home is another instance', absolute, path.resolve('.flywheel'))
+      .option('--config <file>', 'JSON file with what differs from its "preset" (default: demo)', absolute)
+      .option('--json', 'last line on standard output is one JSON object');
+
+  common(program.command('up'))
+    .description('start everything, run a first turn, keep running')
+    .option('--once', 'run exactly one turn with its trial, then exit')
+    .option('--data <dir>', 'images with labels.csv (file,label[,split,...]), or a folder a class', absolute)
+    .option('--port <n>', 'port of the miner (default: 8091, or a free one)', port)
+    .action(async (options: UpOptions) => (await import('./up.js')).up(options));
+
+  common(program.command('worker'))
+    .description('run the Temporal worker alone (for a cluster)')
+    .action(async (options: CommonOptions) => (await import('./workerService.js')).workerCommand(createContext(options, 'worker')));
+
+  common(program.command('miner'))
+    .description('run the miner alone')
+    .option('--port <n>', 'port of the miner', port)
+    .addOption(new Option('--control-port <n>', 'loopback port for /readyz and control').argParser(port))
+    .action(async (options: MinerOptions) => (await import('./minerCommand.js')).minerCommand(createContext(options, 'miner'), options));
+
+  common(program.command('status'))
+    .description('what runs, who is champion and how old, which dates come next')
+    .action(async (options: CommonOptions) => (await import('./statusCommand.js')).statusCommand(createContext(options, 'cli')));
+
+  common(program.command('turn'))
+    .description('start a turn now')
+    .action(async (options: CommonOptions) => (await import('./workflowCommands.js')).turnCommand(createContext(options, 'cli')));
+
+  common(program.command('import'))
+    .description('import a labelled data set')
+    .argument('<dir>', 'images with labels.csv, or a folder a class', absolute)
+    .action(async (dir: string, options: CommonOptions) => (await import('./workflowCommands.js')).importCommand(createContext(options, 'cli'), dir));
+
+  common(program.command('promote'))
+    .description('make the model champion, whatever the trial says')
+    .argument('<model>', 'name of a model on trial')
+    .action(async (model: string, options: CommonOptions) => (await import('./workflowCommands.js')).promoteCommand(createContext(options, 'cli'), model));
+
+  common(program.command('reject'))
+    .description('end the trial of a model and keep the champion')
+    .argument('<model>', 'name of a model on trial')
+    .action(async (model: string, options: CommonOptions) => (await import('./workflowCommands.js')).rejectCommand(createContext(options, 'cli'), model));
+
+  common(program.command('rollback'))
+    .description('go back to the previous champion')
+    .action(async (options: CommonOptions) => (await import('./workflowCommands.js')).rollbackCommand(createContext(options, 'cli')));
+
+  common(program.command('simulate'))
+    .description('send challenges of the built-in validator to the running miner')
+    .action(async (options: CommonOptions) => (await import('./workflowCommands.js')).simulateCommand(createContext(options, 'cli')));
+
+  program
+    .command('doctor')
+    .exitOverride()
+    .description('name each prerequisite, found or missing, and how to get it')
+    .option('--home <dir>', 'folder of all state', absolute, path.resolve('.flywheel'))
+    .option('--json', 'last line on standard output is one JSON object')
+    .action(async (options: { home: string; json?: boolean }) => (await import('./doctor.js')).doctorCommand(options));
+
+  common(program.command('backup'))
+    .description('write catalog, objects, journal and keys of a home into one file, while it runs')
+    .argument('<file>', 'archive to write', absolute)
+    .action(async (file: string, options: CommonOptions) => (await import('./backupCommands.js')).backupCommand(createContext(options, 'cli'), file));
+
+  common(program.command('restore'))
+    .description('bring a backup back into an empty home')
+    .argument('<file>', 'archive to read', absolute)
+    .action(async (file: string, options: CommonOptions) => (await import('./backupCommands.js')).restoreCommand(createContext(options, 'cli'), file));
+
+  return program;
+}
+
+/**
+ * @param argv arguments after the program's name
+ * @returns exit code, see EXIT
+ */
+export async function main(argv: readonly string[]): Promise<number> {
+  try {
+    await createProgram().parseAsync(argv, { from: 'user' });
+    return typeof process.exitCode === 'number' ? process.exitCode : EXIT.ok;
+  } catch (error) {
+    if (error instanceof CommanderError) {
+      // commander has printed its own message already; help and version are no errors
+      return error.exitCode === 0 ? EXIT.ok : EXIT.badInput;
+    }
+    await writeOut(process.stderr, `flywheel: ${describeError(error)}\n`);
+    if (argv.includes('--json')) await writeOut(process.stdout, `${JSON.stringify(errorJson(error))}\n`);
+    return exitCodeOf(error);
+  }
+}

@@ -1,0 +1,90 @@
+/** `flywheel status`: what runs, who is champion and how old, what is on trial, which dates come next. Reads only. */
+import { MinerStatus } from '../domain/contracts/miner.js';
+import { isAlive } from '../platform/process.js';
+import { readServices } from '../platform/home.js';
+import { connectTemporal, locateTemporal } from '../platform/temporal/server.js';
+import { lifecycleId } from '../workflows/ids.js';
+import { lifecycleStatus } from '../workflows/messages.js';
+import type { lifecycle } from '../workflows/index.js';
+import type { LifecycleStatus } from '../workflows/types.js';
+import type { CommandContext } from './context.js';
+
+/** The lifecycle's answer must not keep the operator waiting when no worker runs. */
+const QUERY_WITHIN_MS = 5_000;
+
+interface Status {
+  home: string;
+  running: boolean;
+  temporal: { address: string; ui: string | null } | null;
+  processes: Record<string, { pid: number; alive: boolean }>;
+  miner: MinerStatus | null;
+  /** champion, trial, and the clock of its decay; null when it could not be asked */
+  lifecycle: LifecycleStatus | null;
+  /** what could not be asked, and why */
+  troubles: string[];
+}
+
+async function collect(context: CommandContext): Promise<Status> {
+  const { paths } = context;
+  const services = readServices(paths);
+  const running = services.up !== null && (await isAlive(services.up.pid, services.up.start));
+  const processes: Status['processes'] = {};
+  for (const [name, note] of Object.entries(services.children)) processes[name] = { pid: note.pid, alive: await isAlive(note.pid, note.start) };
+  const status: Status = { home: paths.root, running, temporal: null, processes, miner: null, lifecycle: null, troubles: [] };
+  const trouble = (what: string, error: unknown): void => {
+    status.troubles.push(`${what}: ${(error as Error).message}`);
+  };
+  if (services.miner !== null && running) {
+    try {
+      const answer = await fetch(`${services.miner.controlUrl}/readyz`, { signal: AbortSignal.timeout(3_000) });
+      status.miner = MinerStatus.parse(await answer.json());
+    } catch (error) {
+      trouble(`miner at ${services.miner.controlUrl}`, error);
+    }
+  }
+  const hotkey = services.miner?.hotkey ?? null;
+  try {
+    const temporal = await locateTemporal(paths);
+    status.temporal = { address: temporal.address, ui: temporal.ui };
+    const client = await connectTemporal(temporal, 5_000);
+    try {
+      if (hotkey !== null) status.lifecycle = await client.connection.withDeadline(Date.now() + QUERY_WITHIN_MS, () => client.workflow.getHandle<typeof lifecycle>(lifecycleId(hotkey)).query(lifecycleStatus));
+    } finally {
+      await client.connection.close();
+    }
+  } catch (error) {
+    trouble('lifecycle', error);
+  }
+  return status;
+}
+
+const date = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
+
+function render(status: Status): string {
+  const lines = [`Home      ${status.home}`, status.running ? `Running   ${Object.entries(status.processes).map(([name, child]) => `${name} (${child.alive ? child.pid : 'ended'})`).join(', ')}` : 'Running   no; start it with `flywheel up`'];
+  if (status.temporal !== null) lines.push(`Temporal  ${status.temporal.ui ?? status.temporal.address}`);
+  if (status.miner !== null) {
+    const { miner } = status;
+    lines.push(`Miner     ${miner.url}  hotkey ${miner.hotkey}  ${miner.ready ? 'ready' : 'not ready yet'}; answered ${miner.answered}, journalled ${miner.journalled}, dropped ${miner.journalDropped}`);
+    if (miner.refused !== null) lines.push(`          refused: ${miner.refused}`);
+  }
+  const champion = status.lifecycle?.state.champion ?? null;
+  const clock = status.lifecycle?.clock ?? null;
+  if (champion !== null && clock !== null) {
+    lines.push(`Champion  ${champion.model.id} (generation ${champion.pointer.generation}), day ${clock.day.toFixed(1)}, reward factor ${clock.rewardFactor.toFixed(2)}`);
+    lines.push(`          retrain ${date(clock.retrainAt)}, resubmit by ${date(clock.resubmitBy)}${clock.nextReminder === null ? '' : `, reminder of day ${clock.nextReminder.day} ${date(clock.nextReminder.at)}`}`);
+  } else if (status.lifecycle !== null) {
+    lines.push('Champion  none yet');
+  }
+  const trial = status.lifecycle?.state.trial ?? null;
+  if (trial !== null) lines.push(`Trial     ${trial.message.model.id}${trial.message.simulated ? ' (simulated traffic)' : ''}, ${trial.looks} looks${trial.last === null ? '' : `: ${trial.last.decision}, ${trial.last.reason}`}`);
+  for (const text of status.troubles) lines.push(`!         ${text}`);
+  return lines.join('\n');
+}
+
+/** Answers also when nothing runs; then it says so. */
+export async function statusCommand(context: CommandContext): Promise<void> {
+  const status = await collect(context);
+  await context.print(render(status));
+  await context.result(status as unknown as Record<string, unknown>);
+}

@@ -1,0 +1,152 @@
+/** What goes over the wire between dendrite and axon: routes, headers, the signed message, its verification. Pure. */
+import { u8aWrapBytes } from '@polkadot/util';
+import { cryptoWaitReady, decodeAddress, sr25519Verify } from '@polkadot/util-crypto';
+import { SS58_PREFIX } from './keys.js';
+
+/** POST paths of the challenge: the current class, and the one validators sent until 2025-11-30. */
+export const IMAGE_ROUTES = ['/ImageSynapse', '/ExtendedImageSynapse'] as const;
+/** POST path of the bare synapse, which serves as a ping. */
+export const PING_ROUTE = '/Synapse';
+
+/** Header names (`Synapse.to_headers`). They hold underscores: nginx drops them unless told otherwise. */
+export const HEADERS = {
+  name: 'name',
+  timeout: 'timeout',
+  axonIp: 'bt_header_axon_ip',
+  axonPort: 'bt_header_axon_port',
+  axonHotkey: 'bt_header_axon_hotkey',
+  axonStatusCode: 'bt_header_axon_status_code',
+  axonStatusMessage: 'bt_header_axon_status_message',
+  axonProcessTime: 'bt_header_axon_process_time',
+  dendriteIp: 'bt_header_dendrite_ip',
+  dendriteVersion: 'bt_header_dendrite_version',
+  nonce: 'bt_header_dendrite_nonce',
+  uuid: 'bt_header_dendrite_uuid',
+  hotkey: 'bt_header_dendrite_hotkey',
+  signature: 'bt_header_dendrite_signature',
+  headerSize: 'header_size',
+  totalSize: 'total_size',
+  bodyHash: 'computed_body_hash',
+} as const;
+
+/** Body hash of a synapse without hash fields, sha3-256 of nothing: the signature does not cover the image (`Synapse.body_hash`). */
+export const EMPTY_BODY_HASH = 'a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa82d80a4b80f8434a';
+
+/** The dendrite version this client claims, major * 1e6 + minor * 1e3 + patch; nobody signs it. */
+export const DENDRITE_VERSION = 9_012_002;
+/** A validator's own time-out, s (SN72 `forward.py`). */
+export const DEFAULT_TIMEOUT_S = 9;
+/** The longest time-out a request may claim, s: the header is not signed. */
+export const MAX_TIMEOUT_S = 12;
+
+export interface SignedParts {
+  /** nanoseconds since the epoch in decimal, beyond 2^53: text or BigInt, never a number */
+  nonce: string | bigint;
+  dendriteHotkey: string;
+  axonHotkey: string;
+  uuid: string;
+  bodyHash: string;
+}
+
+/** The text that is signed, raw UTF-8, no hashing (`DendriteMixin.preprocess_synapse_for_request`). */
+export function signedMessage(parts: SignedParts): string {
+  return `${parts.nonce}.${parts.dendriteHotkey}.${parts.axonHotkey}.${parts.uuid}.${parts.bodyHash}`;
+}
+
+/** What an axon needs of a dendrite's headers; each has the right form, nothing is verified yet. */
+export interface DendriteHeaders {
+  nonce: bigint;
+  uuid: string;
+  hotkey: string;
+  /** 64 bytes */
+  signature: Uint8Array;
+  bodyHash: string;
+  /** s, clamped to [0.1, MAX_TIMEOUT_S]; unsigned, so it decides nothing but how long an answer is worth computing */
+  timeoutS: number;
+}
+
+/** A header is missing or malformed. The message is what the other side may read. */
+export class ProtocolError extends Error {
+  override name = 'ProtocolError';
+}
+
+/**
+ * Reads the headers of a signed request. The claimed version and everything the body repeats are ignored.
+ * @param headers names in lower case, as Node gives them
+ * @throws ProtocolError naming the first header that is missing or malformed
+ */
+export function parseDendriteHeaders(headers: Readonly<Record<string, string | string[] | undefined>>): DendriteHeaders {
+  const need = (name: string, what: string, form: RegExp): string => {
+    const value = headers[name];
+    if (value === undefined || value === '') throw new ProtocolError(`Missing ${what}`);
+    if (typeof value !== 'string' || !form.test(value)) throw new ProtocolError(`Malformed ${what}`);
+    return value;
+  };
+  const hotkey = need(HEADERS.hotkey, 'hotkey', /^[1-9A-HJ-NP-Za-km-z]{40,60}$/);
+  const nonce = need(HEADERS.nonce, 'Nonce', /^\d{1,20}$/);
+  const uuid = need(HEADERS.uuid, 'uuid', /^[A-Za-z0-9_-]{1,64}$/);
+  const signature = need(HEADERS.signature, 'Signature', /^0x[0-9a-fA-F]{128}$/);
+  const bodyHash = need(HEADERS.bodyHash, 'body hash', /^[0-9a-f]{64}$/);
+  return { nonce: BigInt(nonce), uuid, hotkey, signature: Buffer.from(signature.slice(2), 'hex'), bodyHash, timeoutS: parseTimeout(headers[HEADERS.timeout]) };
+}
+
+/** @returns s in [0.1, MAX_TIMEOUT_S]; what is absent or no number counts as the validators' own time-out */
+export function parseTimeout(value: string | string[] | undefined): number {
+  if (typeof value !== 'string' || !/^\d{1,12}(\.\d{1,20})?(e[+-]?\d{1,3})?$/i.test(value.trim())) return DEFAULT_TIMEOUT_S;
+  return Math.min(MAX_TIMEOUT_S, Math.max(0.1, Number(value)));
+}
+
+/** Resolves when signatures can be verified (the cryptography is WebAssembly, compiled once). */
+export async function protocolReady(): Promise<void> {
+  await cryptoWaitReady();
+}
+
+const KEYS_REMEMBERED = 1024;
+const publicKeys = new Map<string, Uint8Array | null>();
+
+/** @returns the 32 bytes behind an SS58 address of prefix 42, or null when it is none */
+export function publicKeyOf(address: string): Uint8Array | null {
+  const known = publicKeys.get(address);
+  if (known !== undefined) return known;
+  let key: Uint8Array | null = null;
+  try {
+    const bytes = decodeAddress(address, false, SS58_PREFIX);
+    if (bytes.length === 32) key = bytes;
+  } catch {
+    key = null;
+  }
+  if (publicKeys.size >= KEYS_REMEMBERED) publicKeys.delete(publicKeys.keys().next().value as string);
+  publicKeys.set(address, key);
+  return key;
+}
+
+/**
+ * Whether the hotkey signed the message. As the reference (`Keypair.verify`), a signature over `<Bytes>message</Bytes>`
+ * counts too. Call `protocolReady` once before.
+ */
+export function verifySignature(message: string, signature: Uint8Array, address: string): boolean {
+  const key = publicKeyOf(address);
+  if (key === null || signature.length !== 64) return false;
+  const bytes = Buffer.from(message, 'utf8');
+  try {
+    return sr25519Verify(bytes, signature, key) || sr25519Verify(u8aWrapBytes(bytes), signature, key);
+  } catch {
+    // The verifier throws on bytes that are no curve point: not a signature either.
+    return false;
+  }
+}
+
+/** The three headers without which a dendrite cannot tell what happened (`process_server_response`). */
+export function axonHeaders(status: number, message: string, processSeconds: number): Record<string, string> {
+  return {
+    'content-type': 'application/json',
+    [HEADERS.axonStatusCode]: String(status),
+    [HEADERS.axonStatusMessage]: headerText(message),
+    [HEADERS.axonProcessTime]: processSeconds.toFixed(6),
+  };
+}
+
+/** Printable ASCII in one line, at most 300 characters: aiohttp refuses anything else as a header. */
+export function headerText(text: string): string {
+  return text.replace(/[^\x20-\x7e]+/g, ' ').trim().slice(0, 300);
+}

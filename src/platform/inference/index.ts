@@ -1,0 +1,10 @@
+/**
+ * Inference: the one path from encoded image to prediction that miner, evaluation and parity checks share.
+ * Bundles on disk, Pillow-exact preprocessing, ONNX sessions in child processes, the pool that feeds them.
+ * Nothing here speaks HTTP or Bittensor, and nothing here decides which bundle is served.
+ */
+export * from './bundle.js';
+export * from './ensemble.js';
+export * from './evaluate.js';
+export * from './pool.js';
+export * from './preprocess.js';

@@ -1,0 +1,323 @@
+/**
+ * The pool: inference processes of one bundle behind one bounded queue. A crashed process is started again with
+ * back-off and what it had in hand is tried once more; a stuck one is killed. Refuses at once what it cannot answer in time.
+ */
+import os from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Digest } from '../../domain/contracts/common.js';
+import { InferenceChild } from './child.js';
+import type { ModelInput, OneResult } from './messages.js';
+import { DEFAULT_IMAGE_LIMITS, ImageError, type ImageLimits } from './preprocess.js';
+
+/** What the pool writes about its processes. A pino logger fits. */
+export interface PoolLogger {
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface PoolOptions {
+  bundleDir: string;
+  /** digest of bundle.json; null: as the folder's name says */
+  digest: Digest | null;
+  /** inference processes; 0: derived from the cores */
+  processes: number;
+  /** threads a process; 0: derived */
+  threads: number;
+  logger: PoolLogger;
+  /** images a batch at most; default 8 */
+  maxBatch?: number;
+  /** images that wait at most, whatever their deadline; default 256 */
+  maxQueue?: number;
+  /** bytes that wait at most; default 256 MiB */
+  maxQueueBytes?: number;
+  /** niceness added to the processes, 0 to 19; default 0 */
+  nice?: number;
+  limits?: ImageLimits;
+  /** a process that has not answered for this long is killed, ms; default 30 s */
+  stallMs?: number;
+}
+
+export interface Prediction {
+  prediction: number;
+  votes: Record<string, number>;
+  /** decoding plus the image's share of its batch, without waiting, ms */
+  ms: number;
+}
+
+/** The answer would come too late, or the queue is full: nothing was begun. */
+export class OverloadedError extends Error {
+  override name = 'OverloadedError';
+}
+/** The deadline passed while the image waited. */
+export class DeadlineError extends Error {
+  override name = 'DeadlineError';
+}
+/** The model failed on this image, or its process died on it twice. */
+export class InferenceError extends Error {
+  override name = 'InferenceError';
+}
+
+interface Job {
+  input: ModelInput;
+  bytes: number;
+  /** performance.now() when an answer is of no use any more */
+  deadline: number;
+  attempts: number;
+  settled: boolean;
+  resolve(prediction: Prediction): void;
+  reject(error: Error): void;
+}
+interface Slot {
+  child: InferenceChild | null;
+  inflight: Map<number, Job>;
+  /** performance.now() of the last answer, or of the first job after a rest */
+  active: number;
+  failures: number;
+  startedAt: number;
+}
+
+const FIRST_BACKOFF_MS = 100;
+const MAX_BACKOFF_MS = 30_000;
+/** A process that lived this long starts again without back-off. */
+const STABLE_MS = 60_000;
+const SWEEP_MS = 50;
+/** Each new measurement's weight in the moving average of the time an image takes. */
+const SMOOTHING = 0.1;
+
+/**
+ * Processes and threads from the cores. On two cores one process with two threads; on more, one core is left to the
+ * HTTP front, and processes of about four threads each, since small models gain little from more.
+ */
+export function deriveSizes(processes: number, threads: number, cores: number = os.availableParallelism()): { processes: number; threads: number } {
+  const usable = cores <= 2 ? cores : cores - 1;
+  const many = processes > 0 ? processes : threads > 0 ? Math.max(1, Math.floor(usable / threads)) : Math.max(1, Math.floor(usable / 4));
+  return { processes: many, threads: threads > 0 ? threads : Math.max(1, Math.floor(usable / many)) };
+}
+
+export class InferencePool {
+  readonly sizes: { processes: number; threads: number };
+  private readonly slots: Slot[] = [];
+  private readonly queue: Job[] = [];
+  private queueBytes = 0;
+  private perImageMs = 0;
+  private nextId = 1;
+  private stopping = false;
+  private readonly idle: (() => void)[] = [];
+  private readonly timer: NodeJS.Timeout;
+  private readonly abort = new AbortController();
+  /** processes started again after a crash */
+  restarts = 0;
+
+  private constructor(private readonly options: PoolOptions) {
+    this.sizes = deriveSizes(options.processes, options.threads);
+    this.timer = setInterval(() => this.sweep(), SWEEP_MS);
+    this.timer.unref();
+  }
+
+  /**
+   * Starts all processes, loads the bundle in each and warms them up.
+   * @throws BadInputError, ObjectCorruptError when the bundle is refused; nothing is left running then
+   */
+  static async start(options: PoolOptions): Promise<InferencePool> {
+    const pool = new InferencePool(options);
+    const slots = Array.from({ length: pool.sizes.processes }, (): Slot => ({ child: null, inflight: new Map(), active: 0, failures: 0, startedAt: 0 }));
+    const outcomes = await Promise.allSettled(slots.map((slot) => pool.launch(slot)));
+    pool.slots.push(...slots);
+    const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+    if (failed !== undefined) {
+      await pool.stop(0);
+      throw failed.reason;
+    }
+    return pool;
+  }
+
+  /** Process ids, for an operator's eyes and for tests that kill one. */
+  get pids(): number[] {
+    return this.slots.flatMap((slot) => (slot.child ? [slot.child.pid] : []));
+  }
+
+  /** Images waiting or being answered. */
+  get depth(): number {
+    return this.queue.length + this.slots.reduce((sum, slot) => sum + slot.inflight.size, 0);
+  }
+
+  /** How long an image that came now would wait and take, ms. */
+  estimateMs(): number {
+    const up = this.slots.filter((slot) => slot.child !== null).length;
+    // While no process is up the restart takes about as long as it always does: seconds; the deadline decides.
+    return ((this.depth + 1) * this.perImageMs) / Math.max(1, up);
+  }
+
+  /**
+   * @param deadlineMs how long an answer is of use, from now
+   * @throws OverloadedError at once when the wait would exceed the deadline or the queue is full, DeadlineError when it
+   * passed, ImageError for an image that cannot be read, InferenceError when the model failed
+   */
+  predict(input: ModelInput, deadlineMs = Number.POSITIVE_INFINITY): Promise<Prediction> {
+    const bytes = input instanceof Uint8Array ? input.byteLength : input.tensor.byteLength;
+    if (this.stopping) return Promise.reject(new OverloadedError('the model is being replaced'));
+    if (this.queue.length >= (this.options.maxQueue ?? 256) || this.queueBytes + bytes > (this.options.maxQueueBytes ?? 256 * 1024 * 1024)) {
+      return Promise.reject(new OverloadedError(`the queue is full (${this.queue.length} images)`));
+    }
+    const wait = this.estimateMs();
+    if (wait > deadlineMs) return Promise.reject(new OverloadedError(`the wait of about ${Math.round(wait)} ms would exceed the deadline of ${Math.round(deadlineMs)} ms`));
+    return new Promise((resolve, reject) => {
+      this.queue.push({ input, bytes, deadline: performance.now() + deadlineMs, attempts: 0, settled: false, resolve, reject });
+      this.queueBytes += bytes;
+      this.pump();
+    });
+  }
+
+  /**
+   * Takes no more, answers what is there, ends the processes. Resolves when they are gone.
+   * @param graceMs how long what is there may take; what is left is then rejected
+   */
+  async stop(graceMs = 15_000): Promise<void> {
+    this.stopping = true;
+    if (this.depth > 0 && graceMs > 0) {
+      await Promise.race([new Promise<void>((resolve) => this.idle.push(resolve)), sleep(graceMs, undefined, { ref: false })]);
+    }
+    this.abort.abort();
+    clearInterval(this.timer);
+    for (const job of this.queue.splice(0)) this.fail(job, new OverloadedError('the miner is stopping'));
+    this.queueBytes = 0;
+    for (const slot of this.slots) {
+      for (const job of slot.inflight.values()) this.fail(job, new OverloadedError('the miner is stopping'));
+      slot.inflight.clear();
+    }
+    await Promise.all(this.slots.map(async (slot) => slot.child?.end()));
+  }
+
+  private async launch(slot: Slot): Promise<void> {
+    const { options } = this;
+    let mine: InferenceChild | null = null;
+    const child = await InferenceChild.start(
+      {
+        bundleDir: options.bundleDir,
+        digest: options.digest,
+        threads: this.sizes.threads,
+        maxBatch: options.maxBatch ?? 8,
+        nice: options.nice ?? 0,
+        limits: options.limits ?? DEFAULT_IMAGE_LIMITS,
+      },
+      {
+        onResult: (id, results, batchMs, batchSize) => this.onResult(slot, id, results, batchMs, batchSize),
+        onExit: (reason) => {
+          if (slot.child === mine) this.onExit(slot, reason);
+        },
+      },
+    );
+    mine = child;
+    if (this.abort.signal.aborted) {
+      await child.end();
+      return;
+    }
+    slot.child = child;
+    slot.startedAt = performance.now();
+    if (this.perImageMs === 0) this.perImageMs = child.perImageMs;
+    this.pump();
+  }
+
+  private pump(): void {
+    // Enough in a process's hands to fill the next batch while one runs; the rest waits here, where it can be retried or expire.
+    const hold = 2 * (this.options.maxBatch ?? 8);
+    while (this.queue.length > 0) {
+      let best: Slot | null = null;
+      for (const slot of this.slots) if (slot.child !== null && slot.inflight.size < hold && (best === null || slot.inflight.size < best.inflight.size)) best = slot;
+      if (best === null) return;
+      const job = this.queue.shift() as Job;
+      this.queueBytes -= job.bytes;
+      if (job.settled) continue;
+      const id = this.nextId++;
+      if (best.inflight.size === 0) best.active = performance.now();
+      best.inflight.set(id, job);
+      job.attempts += 1;
+      best.child?.predict(id, [job.input]);
+    }
+  }
+
+  private onResult(slot: Slot, id: number, results: OneResult[], batchMs: number, batchSize: number): void {
+    slot.active = performance.now();
+    this.perImageMs = this.perImageMs * (1 - SMOOTHING) + (batchMs / Math.max(1, batchSize)) * SMOOTHING;
+    const job = slot.inflight.get(id);
+    slot.inflight.delete(id);
+    const [result] = results;
+    if (job !== undefined && !job.settled && result !== undefined) {
+      if (result.ok) {
+        job.settled = true;
+        job.resolve({ prediction: result.prediction, votes: result.votes, ms: result.ms });
+      } else {
+        this.fail(job, result.kind === 'model' ? new InferenceError(result.message) : new ImageError(result.kind, result.message));
+      }
+    }
+    this.pump();
+    this.tellIdle();
+  }
+
+  private onExit(slot: Slot, reason: string): void {
+    slot.child = null;
+    if (this.abort.signal.aborted) return;
+    const again: Job[] = [];
+    for (const job of slot.inflight.values()) {
+      if (job.settled) continue;
+      if (job.attempts < 2) again.push(job);
+      else this.fail(job, new InferenceError('the inference process died twice while it had this image'));
+    }
+    slot.inflight.clear();
+    this.queue.unshift(...again);
+    this.queueBytes += again.reduce((sum, job) => sum + job.bytes, 0);
+    this.options.logger.warn({ reason, retried: again.length }, 'inference process ended; starting another');
+    this.pump();
+    this.tellIdle();
+    void this.relaunch(slot);
+  }
+
+  private async relaunch(slot: Slot): Promise<void> {
+    if (performance.now() - slot.startedAt > STABLE_MS) slot.failures = 0;
+    while (!this.abort.signal.aborted) {
+      const backoff = slot.failures === 0 ? 0 : Math.min(MAX_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** slot.failures);
+      slot.failures += 1;
+      try {
+        if (backoff > 0) await sleep(backoff, undefined, { signal: this.abort.signal, ref: false });
+        await this.launch(slot);
+        this.restarts += 1;
+        return;
+      } catch (error) {
+        if (this.abort.signal.aborted) return;
+        this.options.logger.error({ error: (error as Error).message, attempt: slot.failures }, 'inference process could not be started again');
+      }
+    }
+  }
+
+  private sweep(): void {
+    const now = performance.now();
+    if (this.queue.length > 0) {
+      const kept = this.queue.filter((job) => job.deadline > now);
+      for (const job of this.queue) if (job.deadline <= now) this.fail(job, new DeadlineError('the deadline passed while the image waited'));
+      if (kept.length !== this.queue.length) {
+        this.queue.splice(0, this.queue.length, ...kept);
+        this.queueBytes = kept.reduce((sum, job) => sum + job.bytes, 0);
+      }
+    }
+    for (const slot of this.slots) {
+      for (const job of slot.inflight.values()) if (job.deadline <= now) this.fail(job, new DeadlineError('the deadline passed before the model answered'));
+      if (slot.child !== null && slot.inflight.size > 0 && now - slot.active > (this.options.stallMs ?? 30_000)) {
+        this.options.logger.error({ pid: slot.child.pid, inflight: slot.inflight.size }, 'inference process does not answer; it is killed');
+        slot.active = now;
+        void slot.child.kill();
+      }
+    }
+    this.tellIdle();
+  }
+
+  private fail(job: Job, error: Error): void {
+    if (job.settled) return;
+    job.settled = true;
+    job.reject(error);
+  }
+
+  private tellIdle(): void {
+    if (this.idle.length > 0 && this.depth === 0) for (const resolve of this.idle.splice(0)) resolve();
+  }
+}
