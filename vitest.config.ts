@@ -11,8 +11,22 @@ export default defineConfig({
     teardownTimeout: 30_000,
     reporters: ['default'],
     projects: [
-      { extends: true, test: { name: 'quick', include: ['test/**/*.test.ts'], exclude: heavy, maxWorkers: 2, sequence: { groupOrder: 0 } } },
-      { extends: true, test: { name: 'heavy', include: heavy, fileParallelism: false, maxWorkers: 1, testTimeout: 900_000, hookTimeout: 900_000, sequence: { groupOrder: 1 } } },
+      {
+        extends: true,
+        test: { name: 'quick', include: ['test/**/*.test.ts'], exclude: heavy, maxWorkers: 2, sequence: { groupOrder: 0 } },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'heavy',
+          include: heavy,
+          fileParallelism: false,
+          maxWorkers: 1,
+          testTimeout: 900_000,
+          hookTimeout: 900_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
     ],
   },
 });

@@ -12,9 +12,15 @@ const say = (what) => (message, elapsed) => {
 };
 
 const steps = [
-  ['Python environment', async (progress) => (await (await import('../dist/platform/python/env.js')).ensurePython(progress, { groups: 'dev' })).python],
+  [
+    'Python environment',
+    async (progress) => (await (await import('../dist/platform/python/env.js')).ensurePython(progress, { groups: 'dev' })).python,
+  ],
   ['Temporal program', async (progress) => (await (await import('../dist/platform/temporal/binary.js')).ensureTemporal(progress)).path],
-  ['time-skipping server', async (progress) => (await import('../dist/platform/temporal/testServer.js')).ensureTimeSkippingServer(progress)],
+  [
+    'time-skipping server',
+    async (progress) => (await import('../dist/platform/temporal/testServer.js')).ensureTimeSkippingServer(progress),
+  ],
 ];
 let failed = false;
 for (const [what, get] of steps) {

@@ -212,7 +212,8 @@ def create(ref: BackboneRef, objects: FileObjects) -> nn.Module:
                 f"the weights of {ref.backbone} could not be fetched from the Hugging Face Hub: "
                 f"{type(error).__name__}: {str(error)[:300]}. "
                 "Three ways on: let this machine reach huggingface.co (HF_TOKEN, HF_ENDPOINT for a mirror); "
-                "bring a filled cache and set HF_HOME; or download the checkpoint elsewhere and give its path as the member's `weights`. The demo preset needs no download."
+                "bring a filled cache and set HF_HOME; or download the checkpoint elsewhere and give its path as the member's `weights`. "
+                "The demo preset needs no download."
             ) from error
     if file is None:
         with torch.random.fork_rng(devices=[]):

@@ -91,7 +91,8 @@ def _cross_fit(rows: Rows, fold: Any, asked: Any, asked_fold: list[int | None], 
             continue
         inner = group_folds(list(learn.groups), learn.labels.tolist(), min(3, possible), seed + 1 + k)
         strength, judged = choose_strength(learn, inner, LAMBDAS)
-        heads.append(fit_rows(learn, strength).scaled(*judged.scale()))
+        # votes are cast on the image itself, so that is where confidence must be right
+        heads.append(fit_rows(learn, strength).scaled(judged.of_view(0).scale(), 0.0))
     p_train = np.empty(len(rows.labels))
     for k, head in enumerate(heads):
         p_train[fold == k] = sigmoid(head.logits(rows.features[fold == k, 0]))

@@ -21,7 +21,20 @@ from .context import JobContext
 from .errors import BadInput
 from .features import Extractor, extractor_pool
 from .finetune import Images, Settings, fine_tune
-from .heads import Head, Judged, Rows, calibrate, choose_strength, fit_rows, fit_scale, group_folds, out_of_fold, row_weights, vote
+from .heads import (
+    Head,
+    Judged,
+    Rows,
+    calibrate,
+    choose_strength,
+    evidence,
+    fit_rows,
+    fit_scale,
+    group_folds,
+    out_of_fold,
+    row_weights,
+    vote,
+)
 from .metrics import Array, Labels, error_correlation, logit, measure, sigmoid
 from .objects import canonical_json, sha256
 from .spec import ImageRow, forbid_leaks, read_manifest
@@ -31,7 +44,7 @@ CALIBRATE_VIEWS = 3
 """at least so many challenge views of each calibration image: calibration must hold on what validators send"""
 HARM = 0.001
 """a provider is left out when the Brier score with it is worse by more than this ..."""
-HARM_CONFIDENCE = 0.8
+HARM_CONFIDENCE = 2 / 3
 """... in at least this share of bootstrap resamples by group"""
 WEIGHT_CONFIDENCE = 0.9
 """unequal weights of the vote must win in at least this share of resamples"""
@@ -91,7 +104,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
 
     for member, (strength, judged) in zip(members, strengths, strict=True):
         head = fit_rows(_rows(kept, member.table(kept, views, "probe")), strength, member.start)
-        member.head = head.scaled(*judged.scale())
+        member.head = head.scaled(judged.scale(), 0.0)
     _fine_tune(ctx, job_input, members, kept, held, tuned, seed)
 
     weights = _vote_weights(members, held, views, seed)
@@ -261,7 +274,7 @@ class _Contest:
         A provider is left out when the Brier score with it is worse by more than HARM and the paired bootstrap by group
         agrees in HARM_CONFIDENCE of its resamples.
         """
-        providers = sorted(set(self._provider[self._is_learned]) - {""})
+        providers = sorted({str(name) for name in self._provider[self._is_learned]} - {""})
         equal = [1 / len(self._members)] * len(self._members)
         p_with = vote([judged.probabilities() for _, judged in strengths], equal)
         rows = strengths[0][1].rows
@@ -360,13 +373,14 @@ def _fine_tune(
             continue
         member.ref, member.extractor, member.stage = outcome.ref, pool(outcome.ref), "fine-tune"
         logits = outcome.head.logits(member.table(tuned, CALIBRATE_VIEWS, "features for the calibration"))
-        views = logits.shape[1]
-        member.head = outcome.head.scaled(*fit_scale(logits.reshape(-1), np.repeat(_labels(tuned), views), np.repeat(_even(tuned), views)))
+        member.head = outcome.head.scaled(_scale(logits, tuned, shift=False)[0], 0.0)
 
 
-def _even(rows: Sequence[ImageRow]) -> Array:
-    """Weights of rows for calibration: half for each class, a group counted by its root."""
-    return row_weights(_labels(rows), [row.group for row in rows], np.ones(len(rows)))
+def _scale(logits: Array, rows: Sequence[ImageRow], shift: bool) -> tuple[float, float]:
+    """Platt scaling of logits [n, v] of the calibration images, classes evenly weighted as validators draw them."""
+    views, labels, groups = logits.shape[1], _labels(rows), [row.group for row in rows]
+    weights = np.repeat(row_weights(labels, groups, np.ones(len(rows)), 0.0), views)
+    return fit_scale(logits.reshape(-1), np.repeat(labels, views), weights, evidence(labels, groups), shift)
 
 
 def weight_grid(members: int) -> list[tuple[float, ...]]:
@@ -397,7 +411,7 @@ def _vote_weights(members: list[_Member], held: list[ImageRow], views: int, seed
 
 
 def _calibration(members: list[_Member], weights: list[float], tuned: list[ImageRow], views: int) -> dict[str, Any]:
-    """Platt scaling of the vote on challenge views of the calibration pool, classes evenly weighted as validators draw them."""
+    """Platt scaling of the vote on challenge views of the calibration pool."""
     p = vote([member.probabilities(tuned, views, "calibrate")[:, 1:] for member in members], weights)
-    a, b = fit_scale(logit(p.reshape(-1)), np.repeat(_labels(tuned), views), np.repeat(_even(tuned), views))
+    a, b = _scale(logit(p), tuned, shift=True)
     return {"kind": "platt", "a": a, "b": b, "n": len(tuned)}

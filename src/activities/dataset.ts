@@ -57,7 +57,7 @@ export function datasetActivities(deps: ActivityDeps) {
         onProgress: (done, total) => beat({ turn: input.turn, what: 'importing', done, total, unit: 'images' }),
       });
       const near = nearDuplicates(read.images);
-      const assigned = await intoPools(read.images, near.pairs, input.seed);
+      const assigned = await intoPools(near.kept, near.pairs, input.seed);
       const kept = assigned.rows;
       const problems = [...scan.problems, ...read.problems];
       await register(kept);

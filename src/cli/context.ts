@@ -28,6 +28,14 @@ export interface CommonOptions {
   json?: boolean;
 }
 
+/** Where a command's words go. */
+export function createPrinter(json: boolean): Pick<CommandContext, 'print' | 'result'> {
+  return {
+    print: (text) => writeOut(json ? process.stderr : process.stdout, `${text}\n`),
+    result: (value) => (json ? writeOut(process.stdout, `${JSON.stringify(value)}\n`) : Promise.resolve()),
+  };
+}
+
 /**
  * @param processName names the log file
  * @throws BadInputError on a wrong configuration or home
@@ -43,7 +51,6 @@ export function createContext(options: CommonOptions, processName: string): Comm
     json,
     logger: createLogger(paths.logs, processName),
     progress: createProgress(),
-    print: (text) => writeOut(json ? process.stderr : process.stdout, `${text}\n`),
-    result: (value) => (json ? writeOut(process.stdout, `${JSON.stringify(value)}\n`) : Promise.resolve()),
+    ...createPrinter(json),
   };
 }

@@ -11,14 +11,20 @@ import type { LifecycleState } from '../workflows/types.js';
  * @returns id of the accepted command
  * @throws BadInputError with the lifecycle's own refusal
  */
-export async function command(client: Client, hotkey: string, verb: 'promote' | 'reject' | 'rollback', model: string | null): Promise<string> {
+export async function command(
+  client: Client,
+  hotkey: string,
+  verb: 'promote' | 'reject' | 'rollback',
+  model: string | null,
+): Promise<string> {
   const owner = client.workflow.getHandle<typeof lifecycle>(lifecycleId(hotkey));
   try {
     if (verb === 'promote') return await owner.executeUpdate(promoteUpdate, { args: [model, 'command line'] });
     if (verb === 'reject') return await owner.executeUpdate(rejectUpdate, { args: [model, 'command line'] });
     return await owner.executeUpdate(rollbackUpdate, { args: ['command line'] });
   } catch (error) {
-    if (error instanceof WorkflowUpdateFailedError) throw new BadInputError(`${error.cause?.message ?? error.message}. Nothing was changed.`);
+    if (error instanceof WorkflowUpdateFailedError)
+      throw new BadInputError(`${error.cause?.message ?? error.message}. Nothing was changed.`);
     throw error;
   }
 }

@@ -26,23 +26,38 @@ async function versionOf(command: string, args: readonly string[]): Promise<{ pa
   return code === 0 ? { path: file, version: (/\d+(\.\d+)+/.exec(output) ?? [output.split('\n')[0] ?? ''])[0] } : null;
 }
 
-async function node(): Promise<Finding> {
+function node(): Finding {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
   const fits = major > 20 || (major === 20 && minor >= 19);
-  return Promise.resolve({ name: 'Node.js', state: fits ? 'found' : 'missing', version: process.versions.node, detail: fits ? process.execPath : '20.19 or newer is needed: https://nodejs.org' });
+  return {
+    name: 'Node.js',
+    state: fits ? 'found' : 'missing',
+    version: process.versions.node,
+    detail: fits ? process.execPath : '20.19 or newer is needed: https://nodejs.org',
+  };
 }
 
 function built(): Finding {
   const bundle = path.join(packageRoot, 'dist', 'workflow-bundle.js');
   const there = existsSync(bundle) && existsSync(path.join(packageRoot, 'dist', 'cli', 'main.js'));
-  return { name: 'Build', state: there ? 'found' : 'missing', version: null, detail: there ? path.join(packageRoot, 'dist') : 'run `npm run build`' };
+  return {
+    name: 'Build',
+    state: there ? 'found' : 'missing',
+    version: null,
+    detail: there ? path.join(packageRoot, 'dist') : 'run `npm run build`',
+  };
 }
 
 async function python(): Promise<Finding> {
   const { found, seen } = await findPython();
   if (found !== null) return { name: 'Python', state: 'found', version: found.text, detail: found.path };
   const others = seen.length === 0 ? '' : `; found ${seen.map((other) => `${other.text} at ${other.path}`).join(', ')}`;
-  return { name: 'Python', state: 'missing', version: null, detail: `3.${PYTHON_MIN} to 3.${PYTHON_BELOW - 1} is needed${others}: apt-get install python3 python3-venv, or FLYWHEEL_PYTHON=/path/to/python` };
+  return {
+    name: 'Python',
+    state: 'missing',
+    version: null,
+    detail: `3.${PYTHON_MIN} to 3.${PYTHON_BELOW - 1} is needed${others}: apt-get install python3 python3-venv, or FLYWHEEL_PYTHON=/path/to/python`,
+  };
 }
 
 function packages(): Finding {
@@ -57,7 +72,12 @@ async function temporal(): Promise<Finding> {
   if (given !== null) {
     try {
       await waitHealthy(given, 8_000);
-      return { name: 'Temporal', state: 'found', version: null, detail: `${given.address}, namespace ${given.namespace} (TEMPORAL_ADDRESS)` };
+      return {
+        name: 'Temporal',
+        state: 'found',
+        version: null,
+        detail: `${given.address}, namespace ${given.namespace} (TEMPORAL_ADDRESS)`,
+      };
     } catch (error) {
       return { name: 'Temporal', state: 'missing', version: null, detail: `TEMPORAL_ADDRESS is set, but ${(error as Error).message}` };
     }
@@ -65,17 +85,30 @@ async function temporal(): Promise<Finding> {
   const binary = findTemporal();
   if (binary !== null) {
     const { output } = await runCommand(binary.path, ['--version'], { timeoutMs: 20_000 });
-    return { name: 'Temporal', state: 'found', version: /Server (\d+(\.\d+)+)/.exec(output)?.[1] ?? null, detail: `${binary.path} (${binary.source})` };
+    return {
+      name: 'Temporal',
+      state: 'found',
+      version: /Server (\d+(\.\d+)+)/.exec(output)?.[1] ?? null,
+      detail: `${binary.path} (${binary.source})`,
+    };
   }
   const go = findOnPath('go');
   return go === null
-    ? { name: 'Temporal', state: 'later', version: null, detail: '`flywheel up` downloads it where temporal.download can be reached; otherwise install Go, put `temporal` on PATH (https://docs.temporal.io/cli), or set TEMPORAL_ADDRESS' }
+    ? {
+        name: 'Temporal',
+        state: 'later',
+        version: null,
+        detail:
+          '`flywheel up` downloads it where temporal.download can be reached; otherwise install Go, put `temporal` on PATH (https://docs.temporal.io/cli), or set TEMPORAL_ADDRESS',
+      }
     : { name: 'Temporal', state: 'later', version: null, detail: '`flywheel up` downloads it, or builds it once with Go' };
 }
 
 async function tool(name: string, command: string, args: readonly string[], why: string): Promise<Finding> {
   const found = await versionOf(command, args);
-  return found === null ? { name, state: 'optional', version: null, detail: why } : { name, state: 'found', version: found.version, detail: found.path };
+  return found === null
+    ? { name, state: 'optional', version: null, detail: why }
+    : { name, state: 'found', version: found.version, detail: found.path };
 }
 
 function gpu(): Finding {
@@ -87,7 +120,12 @@ function gpu(): Finding {
 function testServer(): Finding {
   const found = timeSkippingServerPath();
   return found === null
-    ? { name: 'Time-skipping server', state: 'optional', version: null, detail: 'for `npm test` alone, which gets it (download, or Java 17 and Maven)' }
+    ? {
+        name: 'Time-skipping server',
+        state: 'optional',
+        version: null,
+        detail: 'for `npm test` alone, which gets it (download, or Java 17 and Maven)',
+      }
     : { name: 'Time-skipping server', state: 'found', version: null, detail: found };
 }
 
@@ -109,20 +147,20 @@ function disk(home: string): Finding {
 
 /** Looks at everything, at once. */
 export async function diagnose(home: string): Promise<Finding[]> {
-  return Promise.all([
-    node(),
-    built(),
+  const [pythonFound, uv, temporalFound, go, java, maven] = await Promise.all([
     python(),
-    packages(),
     tool('uv', 'uv', ['--version'], '`flywheel up` puts one into its cache with pip'),
     temporal(),
     tool('Go', 'go', ['version'], 'needed only where the Temporal program cannot be downloaded: https://go.dev/dl'),
-    tool('Java', 'java', ['-version'], 'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install default-jdk-headless'),
+    tool(
+      'Java',
+      'java',
+      ['-version'],
+      'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install default-jdk-headless',
+    ),
     tool('Maven', 'mvn', ['-B', '-v'], 'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install maven'),
-    testServer(),
-    gpu(),
-    disk(home),
   ]);
+  return [node(), built(), pythonFound, packages(), uv, temporalFound, go, java, maven, testServer(), gpu(), disk(home)];
 }
 
 const MARK = { found: '✓ found  ', later: '… later  ', optional: '- none   ', missing: '✗ MISSING' } as const;
@@ -131,14 +169,19 @@ const MARK = { found: '✓ found  ', later: '… later  ', optional: '- none   '
 export function renderFindings(findings: readonly Finding[]): string {
   const name = Math.max(...findings.map((finding) => finding.name.length));
   const version = Math.max(...findings.map((finding) => finding.version?.length ?? 0));
-  return findings.map((finding) => `${MARK[finding.state]}  ${finding.name.padEnd(name)}  ${(finding.version ?? '').padEnd(version)}  ${finding.detail}`).join('\n');
+  return findings
+    .map((finding) => `${MARK[finding.state]}  ${finding.name.padEnd(name)}  ${(finding.version ?? '').padEnd(version)}  ${finding.detail}`)
+    .join('\n');
 }
 
 /** Sets the exit code 4 when something is missing that nothing gets by itself. */
 export async function doctorCommand(options: { home: string; json?: boolean }): Promise<void> {
   const findings = await diagnose(options.home);
   const ok = findings.every((finding) => finding.state !== 'missing');
-  await writeOut(options.json === true ? process.stderr : process.stdout, `${renderFindings(findings)}\n\n${ok ? 'Ready for `flywheel up`.' : 'Something is missing, see above.'}\n`);
+  await writeOut(
+    options.json === true ? process.stderr : process.stdout,
+    `${renderFindings(findings)}\n\n${ok ? 'Ready for `flywheel up`.' : 'Something is missing, see above.'}\n`,
+  );
   if (options.json === true) await writeOut(process.stdout, `${JSON.stringify({ ok, findings })}\n`);
   process.exitCode = ok ? EXIT.ok : EXIT.unavailable;
 }

@@ -15,7 +15,7 @@ export const EXIT = {
   unavailable: 4,
   /** another instance holds the home */
   busy: 5,
-  /** open workflows do not fit this version's code */
+  /** open workflows or the catalog do not fit this version's code */
   misfit: 6,
   /** SIGINT (Ctrl-C) before the work was done */
   interrupted: 130,
@@ -31,7 +31,7 @@ Exit codes:
   3    a stage of the turn failed
   4    a service or prerequisite is missing (see \`flywheel doctor\`)
   5    another instance holds the home folder
-  6    open workflows do not fit this version; nothing was started
+  6    open workflows or the catalog do not fit this version; nothing was started
   130  interrupted by Ctrl-C, 143 by SIGTERM`;
 
 /** A child process ended for good before it served; its own exit code says why. */
@@ -61,9 +61,11 @@ const BY_NAME: Record<string, number> = {
   StageFailedError: EXIT.stageFailed,
   ServiceUnavailableError: EXIT.unavailable,
   StorageFullError: EXIT.unavailable,
+  PortError: EXIT.unavailable,
   HomeLockedError: EXIT.busy,
   CatalogLockedError: EXIT.busy,
   OpenHistoryMismatchError: EXIT.misfit,
+  CatalogTooNewError: EXIT.misfit,
 };
 
 /** @returns the exit code of an error; by its name, so that it holds across module copies and processes */
@@ -83,7 +85,9 @@ function failedStage(error: Error): { stage: string; link: string | null } | nul
 /** What the operator reads. The stack only for a fault of the program. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  const lines = [exitCodeOf(error) === EXIT.unexpected || process.env.FLYWHEEL_DEBUG === '1' ? (error.stack ?? error.message) : error.message];
+  const lines = [
+    exitCodeOf(error) === EXIT.unexpected || process.env.FLYWHEEL_DEBUG === '1' ? (error.stack ?? error.message) : error.message,
+  ];
   const failed = failedStage(error);
   if (failed !== null) {
     lines.unshift(`Stage "${failed.stage}" failed; what was done before it is kept.`);

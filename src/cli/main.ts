@@ -12,6 +12,12 @@ function port(text: string): number {
   return value;
 }
 
+function positive(text: string): number {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < 1 || value >= 2 ** 31) throw new InvalidArgumentError('a whole number from 1 to 2147483647 expected.');
+  return value;
+}
+
 const absolute = (text: string): string => path.resolve(text);
 
 function version(): string {
@@ -34,7 +40,9 @@ export interface UpOptions extends CommonOptions {
 export function createProgram(): Command {
   const program = new Command('flywheel');
   program
-    .description('The StreetVision flywheel: mines its own hard cases, retrains, tries and promotes models, and serves them to validators of Bittensor subnet 72.')
+    .description(
+      'The StreetVision flywheel: mines its own hard cases, retrains, tries and promotes models, and serves them to validators of Bittensor subnet 72.',
+    )
     .version(version())
     .addHelpText('after', EXIT_HELP)
     .showHelpAfterError('(see `flywheel --help`)')
@@ -75,25 +83,35 @@ export function createProgram(): Command {
   common(program.command('import'))
     .description('import a labelled data set')
     .argument('<dir>', 'images with labels.csv, or a folder a class', absolute)
-    .action(async (dir: string, options: CommonOptions) => (await import('./workflowCommands.js')).importCommand(createContext(options, 'cli'), dir));
+    .action(async (dir: string, options: CommonOptions) =>
+      (await import('./workflowCommands.js')).importCommand(createContext(options, 'cli'), dir),
+    );
 
   common(program.command('promote'))
     .description('make the model champion, whatever the trial says')
     .argument('<model>', 'name of a model on trial')
-    .action(async (model: string, options: CommonOptions) => (await import('./workflowCommands.js')).promoteCommand(createContext(options, 'cli'), model));
+    .action(async (model: string, options: CommonOptions) =>
+      (await import('./workflowCommands.js')).promoteCommand(createContext(options, 'cli'), model),
+    );
 
   common(program.command('reject'))
     .description('end the trial of a model and keep the champion')
     .argument('<model>', 'name of a model on trial')
-    .action(async (model: string, options: CommonOptions) => (await import('./workflowCommands.js')).rejectCommand(createContext(options, 'cli'), model));
+    .action(async (model: string, options: CommonOptions) =>
+      (await import('./workflowCommands.js')).rejectCommand(createContext(options, 'cli'), model),
+    );
 
   common(program.command('rollback'))
     .description('go back to the previous champion')
     .action(async (options: CommonOptions) => (await import('./workflowCommands.js')).rollbackCommand(createContext(options, 'cli')));
 
   common(program.command('simulate'))
-    .description('send challenges of the built-in validator to the running miner')
-    .action(async (options: CommonOptions) => (await import('./workflowCommands.js')).simulateCommand(createContext(options, 'cli')));
+    .description('send challenges of the built-in validator to the running miner, and score it')
+    .option('--count <n>', 'challenges (default: as configured for a turn)', positive)
+    .option('--seed <n>', 'the same seed and data give the same challenges (default: a random one, printed)', positive)
+    .action(async (options: CommonOptions & { count?: number; seed?: number }) =>
+      (await import('./simulateCommand.js')).simulateCommand(createContext(options, 'cli'), options),
+    );
 
   program
     .command('doctor')
@@ -106,12 +124,21 @@ export function createProgram(): Command {
   common(program.command('backup'))
     .description('write catalog, objects, journal and keys of a home into one file, while it runs')
     .argument('<file>', 'archive to write', absolute)
-    .action(async (file: string, options: CommonOptions) => (await import('./backupCommands.js')).backupCommand(createContext(options, 'cli'), file));
+    .action(async (file: string, options: CommonOptions) =>
+      (await import('./backupCommands.js')).backupCommand(createContext(options, 'cli'), file),
+    );
 
-  common(program.command('restore'))
+  program
+    .command('restore')
+    .exitOverride()
     .description('bring a backup back into an empty home')
     .argument('<file>', 'archive to read', absolute)
-    .action(async (file: string, options: CommonOptions) => (await import('./backupCommands.js')).restoreCommand(createContext(options, 'cli'), file));
+    .option('--home <dir>', 'folder of all state', absolute, path.resolve('.flywheel'))
+    .option('--force', 'move a home in use aside (it is not deleted)')
+    .option('--json', 'last line on standard output is one JSON object')
+    .action(async (file: string, options: { home: string; json?: boolean; force?: boolean }) =>
+      (await import('./backupCommands.js')).restoreCommand(options, file),
+    );
 
   return program;
 }

@@ -13,11 +13,19 @@ const CONTROL_HOST = '127.0.0.1';
  * preset's, or a free one.
  * @throws ServiceUnavailableError when a port asked for is in use
  */
-export async function minerPorts(context: CommandContext, options: { port?: number; controlPort?: number }): Promise<{ port: number; controlPort: number }> {
+export async function minerPorts(
+  context: CommandContext,
+  options: { port?: number; controlPort?: number },
+): Promise<{ port: number; controlPort: number }> {
   const { host, port } = context.config.miner;
   const byName = options.port !== undefined || sets(context.configFile, ['miner', 'port']);
   const chosen = await choosePort(host, options.port ?? port, byName, 'by name for the miner');
-  let control = await choosePort(CONTROL_HOST, options.controlPort ?? 0, options.controlPort !== undefined, "by name for the miner's control");
+  let control = await choosePort(
+    CONTROL_HOST,
+    options.controlPort ?? 0,
+    options.controlPort !== undefined,
+    "by name for the miner's control",
+  );
   while (control === chosen) control = await choosePort(CONTROL_HOST, 0, false, "for the miner's control");
   return { port: chosen, controlPort: control };
 }

@@ -37,7 +37,8 @@ interface State {
 
 /** One line of a stage; `columns` bounds it, as a bar that wraps cannot be drawn over. */
 export function formatStage(name: string, state: State, now: number, columns: number): string {
-  const share = state.mark === '✓' ? 1 : state.total !== null && state.total > 0 && state.done !== null ? Math.min(1, state.done / state.total) : null;
+  const share =
+    state.mark === '✓' ? 1 : state.total !== null && state.total > 0 && state.done !== null ? Math.min(1, state.done / state.total) : null;
   const time = duration((state.ended ?? now) - state.began);
   let bar: string;
   if (share === null) {
@@ -49,13 +50,18 @@ export function formatStage(name: string, state: State, now: number, columns: nu
     bar = '█'.repeat(full) + '·'.repeat(WIDTH - full);
   }
   const percent = share === null ? '    ' : `${String(Math.floor(share * 100)).padStart(3)}%`;
-  return `${state.mark} ${name.padEnd(NAME).slice(0, NAME)} ${bar} ${percent} ${time.padStart(6)}  ${state.message}`.slice(0, Math.max(20, columns - 1));
+  return `${state.mark} ${name.padEnd(NAME).slice(0, NAME)} ${bar} ${percent} ${time.padStart(6)}  ${state.message}`.slice(
+    0,
+    Math.max(20, columns - 1),
+  );
 }
 
 /**
  * @param options.everyMs on a stream that is no terminal: shortest time between two lines of one stage
  */
-export function createProgress(options: { stream?: NodeJS.WriteStream; tty?: boolean; everyMs?: number; now?: () => number } = {}): Progress {
+export function createProgress(
+  options: { stream?: NodeJS.WriteStream; tty?: boolean; everyMs?: number; now?: () => number } = {},
+): Progress {
   const stream = options.stream ?? process.stderr;
   const now = options.now ?? Date.now;
   // An interactive bar in a CI log is a thousand lines of control characters.
@@ -82,7 +88,9 @@ function barProgress(stream: NodeJS.WriteStream, now: () => number): Progress {
     emptyOnZero: true,
     noTTYOutput: false,
     format: (_options, _params, payload: { name?: string; state?: State }) =>
-      payload.name === undefined || payload.state === undefined ? '' : formatStage(payload.name, payload.state, now(), stream.columns || 100),
+      payload.name === undefined || payload.state === undefined
+        ? ''
+        : formatStage(payload.name, payload.state, now(), stream.columns || 100),
   });
   const stages = new Map<string, Stage>();
   let closed = false;
@@ -140,7 +148,9 @@ function lineProgress(stream: NodeJS.WriteStream, now: () => number, everyMs: nu
     const end = (mark: '✓' | '✗', message: string | undefined): void => {
       if (state.ended !== null) return;
       state.ended = now();
-      show(`${mark === '✓' ? 'done' : 'FAILED'} after ${duration(state.ended - state.began)}${message === undefined || message === '' ? '' : `: ${message}`}`);
+      show(
+        `${mark === '✓' ? 'done' : 'FAILED'} after ${duration(state.ended - state.began)}${message === undefined || message === '' ? '' : `: ${message}`}`,
+      );
     };
     return {
       update: (update) => {
@@ -148,7 +158,8 @@ function lineProgress(stream: NodeJS.WriteStream, now: () => number, everyMs: nu
         apply(state, update);
         if (now() - last < everyMs) return;
         last = now();
-        const share = state.total !== null && state.total > 0 && state.done !== null ? `${Math.floor((100 * state.done) / state.total)}% ` : '';
+        const share =
+          state.total !== null && state.total > 0 && state.done !== null ? `${Math.floor((100 * state.done) / state.total)}% ` : '';
         show(`${share}${duration(now() - state.began)} ${state.message}`.trimEnd());
       },
       done: (message) => {

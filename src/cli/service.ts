@@ -11,7 +11,9 @@ export interface ReadyMessage {
  * whose parent was killed must not go on serving an instance that is no more.
  * @param start starts it; `failed` rejects when it ends by itself
  */
-export async function runService(start: () => Promise<{ info: Record<string, unknown>; stop(): Promise<void>; failed?: Promise<never> }>): Promise<void> {
+export async function runService(
+  start: () => Promise<{ info: Record<string, unknown>; stop(): Promise<void>; failed?: Promise<never> }>,
+): Promise<void> {
   let asked: () => void = () => undefined;
   const stopAsked = new Promise<void>((resolve) => {
     asked = resolve;

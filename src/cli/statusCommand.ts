@@ -29,7 +29,8 @@ async function collect(context: CommandContext): Promise<Status> {
   const services = readServices(paths);
   const running = services.up !== null && (await isAlive(services.up.pid, services.up.start));
   const processes: Status['processes'] = {};
-  for (const [name, note] of Object.entries(services.children)) processes[name] = { pid: note.pid, alive: await isAlive(note.pid, note.start) };
+  for (const [name, note] of Object.entries(services.children))
+    processes[name] = { pid: note.pid, alive: await isAlive(note.pid, note.start) };
   const status: Status = { home: paths.root, running, temporal: null, processes, miner: null, lifecycle: null, troubles: [] };
   const trouble = (what: string, error: unknown): void => {
     status.troubles.push(`${what}: ${(error as Error).message}`);
@@ -48,7 +49,10 @@ async function collect(context: CommandContext): Promise<Status> {
     status.temporal = { address: temporal.address, ui: temporal.ui };
     const client = await connectTemporal(temporal, 5_000);
     try {
-      if (hotkey !== null) status.lifecycle = await client.connection.withDeadline(Date.now() + QUERY_WITHIN_MS, () => client.workflow.getHandle<typeof lifecycle>(lifecycleId(hotkey)).query(lifecycleStatus));
+      if (hotkey !== null)
+        status.lifecycle = await client.connection.withDeadline(Date.now() + QUERY_WITHIN_MS, () =>
+          client.workflow.getHandle<typeof lifecycle>(lifecycleId(hotkey)).query(lifecycleStatus),
+        );
     } finally {
       await client.connection.close();
     }
@@ -61,23 +65,39 @@ async function collect(context: CommandContext): Promise<Status> {
 const date = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
 
 function render(status: Status): string {
-  const lines = [`Home      ${status.home}`, status.running ? `Running   ${Object.entries(status.processes).map(([name, child]) => `${name} (${child.alive ? child.pid : 'ended'})`).join(', ')}` : 'Running   no; start it with `flywheel up`'];
+  const lines = [
+    `Home      ${status.home}`,
+    status.running
+      ? `Running   ${Object.entries(status.processes)
+          .map(([name, child]) => `${name} (${child.alive ? child.pid : 'ended'})`)
+          .join(', ')}`
+      : 'Running   no; start it with `flywheel up`',
+  ];
   if (status.temporal !== null) lines.push(`Temporal  ${status.temporal.ui ?? status.temporal.address}`);
   if (status.miner !== null) {
     const { miner } = status;
-    lines.push(`Miner     ${miner.url}  hotkey ${miner.hotkey}  ${miner.ready ? 'ready' : 'not ready yet'}; answered ${miner.answered}, journalled ${miner.journalled}, dropped ${miner.journalDropped}`);
+    lines.push(
+      `Miner     ${miner.url}  hotkey ${miner.hotkey}  ${miner.ready ? 'ready' : 'not ready yet'}; answered ${miner.answered}, journalled ${miner.journalled}, dropped ${miner.journalDropped}`,
+    );
     if (miner.refused !== null) lines.push(`          refused: ${miner.refused}`);
   }
   const champion = status.lifecycle?.state.champion ?? null;
   const clock = status.lifecycle?.clock ?? null;
   if (champion !== null && clock !== null) {
-    lines.push(`Champion  ${champion.model.id} (generation ${champion.pointer.generation}), day ${clock.day.toFixed(1)}, reward factor ${clock.rewardFactor.toFixed(2)}`);
-    lines.push(`          retrain ${date(clock.retrainAt)}, resubmit by ${date(clock.resubmitBy)}${clock.nextReminder === null ? '' : `, reminder of day ${clock.nextReminder.day} ${date(clock.nextReminder.at)}`}`);
+    lines.push(
+      `Champion  ${champion.model.id} (generation ${champion.pointer.generation}), day ${clock.day.toFixed(1)}, reward factor ${clock.rewardFactor.toFixed(2)}`,
+    );
+    lines.push(
+      `          retrain ${date(clock.retrainAt)}, resubmit by ${date(clock.resubmitBy)}${clock.nextReminder === null ? '' : `, reminder of day ${clock.nextReminder.day} ${date(clock.nextReminder.at)}`}`,
+    );
   } else if (status.lifecycle !== null) {
     lines.push('Champion  none yet');
   }
   const trial = status.lifecycle?.state.trial ?? null;
-  if (trial !== null) lines.push(`Trial     ${trial.message.model.id}${trial.message.simulated ? ' (simulated traffic)' : ''}, ${trial.looks} looks${trial.last === null ? '' : `: ${trial.last.decision}, ${trial.last.reason}`}`);
+  if (trial !== null)
+    lines.push(
+      `Trial     ${trial.message.model.id}${trial.message.simulated ? ' (simulated traffic)' : ''}, ${trial.looks} looks${trial.last === null ? '' : `: ${trial.last.decision}, ${trial.last.reason}`}`,
+    );
   for (const text of status.troubles) lines.push(`!         ${text}`);
   return lines.join('\n');
 }

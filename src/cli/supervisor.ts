@@ -117,7 +117,10 @@ export class Supervisor extends EventEmitter<{ child: [ChildEvent] }> {
       if (running.stopping || failed.permanent !== null || attempt === FIRST_TRIES) {
         this.children.delete(spec.name);
         const log = this.logFile(spec.name);
-        throw new ChildFailedError(`${spec.name} did not start: ${failed.why}. Its log (${log}) ends:\n${tail(await readTail(log, 4_000), 12)}`, failed.permanent ?? EXIT.unavailable);
+        throw new ChildFailedError(
+          `${spec.name} did not start: ${failed.why}. Its log (${log}) ends:\n${tail(await readTail(log, 4_000), 12)}`,
+          failed.permanent ?? EXIT.unavailable,
+        );
       }
       await this.pause(running, pause);
       pause *= 2;
@@ -203,7 +206,12 @@ export class Supervisor extends EventEmitter<{ child: [ChildEvent] }> {
     const within = spec.readyWithinMs ?? READY_WITHIN_MS;
     const limit = new AbortController();
     let info: Record<string, unknown> = {};
-    const ready = spec.ready === undefined ? (spec.ipc === true ? this.saysReady(child).then((said) => void (info = said)) : Promise.resolve()) : spec.ready(() => endedAs === null);
+    const ready =
+      spec.ready === undefined
+        ? spec.ipc === true
+          ? this.saysReady(child).then((said) => void (info = said))
+          : Promise.resolve()
+        : spec.ready(() => endedAs === null);
     const outcome = await Promise.race([
       ready.then(
         () => 'ready' as const,
@@ -215,8 +223,10 @@ export class Supervisor extends EventEmitter<{ child: [ChildEvent] }> {
     limit.abort();
     if (outcome === 'ready' && !running.stopping) return { info };
     await this.end(running);
+    await this.noteChild(spec.name, null);
     const permanent = child.exitCode !== null && PERMANENT.includes(child.exitCode) ? child.exitCode : null;
-    if (outcome === 'late') return { why: `not ready after ${Math.round(within / 1000)} s`, permanent };
+    // It had its time; another try would only let the operator wait longer.
+    if (outcome === 'late') return { why: `not ready after ${Math.round(within / 1000)} s`, permanent: permanent ?? EXIT.unavailable };
     if (typeof outcome === 'object') return { why: outcome.failed, permanent };
     return { why: endedAs ?? 'stopped', permanent };
   }
@@ -224,7 +234,8 @@ export class Supervisor extends EventEmitter<{ child: [ChildEvent] }> {
   private saysReady(child: ChildProcess): Promise<Record<string, unknown>> {
     return new Promise((resolve) => {
       child.on('message', (message: unknown) => {
-        if (typeof message === 'object' && message !== null && (message as ReadyMessage).type === 'ready') resolve((message as ReadyMessage).info);
+        if (typeof message === 'object' && message !== null && (message as ReadyMessage).type === 'ready')
+          resolve((message as ReadyMessage).info);
       });
     });
   }
@@ -250,7 +261,11 @@ export class Supervisor extends EventEmitter<{ child: [ChildEvent] }> {
         if (running.stopping) return;
         this.emit('child', { name: running.spec.name, kind: 'ended', detail: result.why });
       }
-      this.emit('child', { name: running.spec.name, kind: 'restarted', detail: `after ${((performance.now() - down) / 1000).toFixed(1)} s` });
+      this.emit('child', {
+        name: running.spec.name,
+        kind: 'restarted',
+        detail: `after ${((performance.now() - down) / 1000).toFixed(1)} s`,
+      });
     }
   }
 

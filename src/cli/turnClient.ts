@@ -10,7 +10,14 @@ import { readServices, type HomePaths } from '../platform/home.js';
 import type { TemporalAddress } from '../platform/temporal/connect.js';
 import { lifecycleId } from '../workflows/ids.js';
 import { lifecycleStatus, turnProgress } from '../workflows/messages.js';
-import { TASK_QUEUE, type LifecycleState, type TurnInput, type TurnOutcome, type TurnProgress, type VerdictNumbers } from '../workflows/types.js';
+import {
+  TASK_QUEUE,
+  type LifecycleState,
+  type TurnInput,
+  type TurnOutcome,
+  type TurnProgress,
+  type VerdictNumbers,
+} from '../workflows/types.js';
 import type { dailyTurn, lifecycle } from '../workflows/index.js';
 
 /** A stage failed: its name and where to look. */
@@ -113,7 +120,14 @@ async function watchTurn(context: TurnContext, handle: WorkflowHandle<typeof dai
     try {
       const progress = await handle.query(turnProgress);
       const beat = await latestBeat(context.client, progress.child ?? handle.workflowId);
-      context.onProgress({ stage: progress.stage, seconds: progress.seconds, what: beat?.what ?? '', done: beat?.done ?? 0, total: beat?.total ?? 0, unit: beat?.unit ?? '' });
+      context.onProgress({
+        stage: progress.stage,
+        seconds: progress.seconds,
+        what: beat?.what ?? '',
+        done: beat?.done ?? 0,
+        total: beat?.total ?? 0,
+        unit: beat?.unit ?? '',
+      });
     } catch {
       // Only the view is behind: a worker that restarts answers the next one. The turn's own failure comes by its result.
     }
@@ -174,7 +188,13 @@ async function awaitTrial(context: TurnContext, candidate: string): Promise<Tria
     if (state) {
       const decided = state.decided.find((d) => d.model === candidate);
       const promoted = state.champion?.model.id === candidate;
-      if (decided) return { decision: promoted ? 'promote' : 'keep', reason: decided.reason, verdict: await lastVerdict(context, candidate), promoted };
+      if (decided)
+        return {
+          decision: promoted ? 'promote' : 'keep',
+          reason: decided.reason,
+          verdict: await lastVerdict(context, candidate),
+          promoted,
+        };
       if (state.trial?.message.model.id === candidate && state.trial.last) {
         const { last } = state.trial;
         return { decision: last.decision, reason: last.reason, verdict: last, promoted: false };

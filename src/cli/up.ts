@@ -4,14 +4,22 @@
  */
 import path from 'node:path';
 import { packageRoot } from '../platform/entry.js';
-import { takeLock } from '../platform/home.js';
+import { takeLock } from '../platform/lock.js';
 import { ownIdentity } from '../platform/process.js';
 import { ensurePython } from '../platform/python/env.js';
-import { connectTemporal, ensureTemporal, type TemporalAddress, temporalCommand, temporalFromEnvironment, waitHealthy } from '../platform/temporal/server.js';
+import {
+  connectTemporal,
+  ensureTemporal,
+  type TemporalAddress,
+  temporalCommand,
+  temporalFromEnvironment,
+  waitHealthy,
+} from '../platform/temporal/server.js';
 import { HEALTHY_WITHIN_MS } from '../platform/temporal/server.js';
 import { BadInputError } from '../domain/errors.js';
+import { renderSummary } from '../domain/turnSummary.js';
 import { type CommandContext, createContext } from './context.js';
-import { InterruptedError } from './exit.js';
+import { describeError, errorJson, EXIT, exitCodeOf, InterruptedError } from './exit.js';
 import { ensureIdentity } from './identity.js';
 import type { UpOptions } from './main.js';
 import { minerPorts } from './minerCommand.js';
@@ -27,7 +35,9 @@ const SAME_KEYSTROKE_MS = 700;
  */
 export async function up(options: UpOptions): Promise<void> {
   if (options.data !== undefined && (!existsSync(options.data) || !statSync(options.data).isDirectory())) {
-    throw new BadInputError(`--data: ${options.data} is not a folder. Nothing was started. Give a folder of images with labels.csv, or one with a folder a class.`);
+    throw new BadInputError(
+      `--data: ${options.data} is not a folder. Nothing was started. Give a folder of images with labels.csv, or one with a folder a class.`,
+    );
   }
   const context = createContext(options, 'up');
   const lock = await takeLock(context.paths.lock, `The home ${context.paths.root}`);
@@ -67,7 +77,10 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
     };
   supervisor.on('child', (event) => {
     logger.warn({ child: event.name, kind: event.kind }, event.detail);
-    if (!signals.aborted) progress.line(`flywheel: ${event.name} ${event.kind === 'ended' ? `${event.detail}; it is started again` : `runs again ${event.detail}`}`);
+    if (!signals.aborted)
+      progress.line(
+        `flywheel: ${event.name} ${event.kind === 'ended' ? `${event.detail}; it is started again` : `runs again ${event.detail}`}`,
+      );
   });
 
   const leftovers = await supervisor.endLeftovers();
@@ -80,7 +93,9 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
   const given = { signal: signals.signal };
   const [python, binary] = await settle([
     timed('python', () => ensurePython(onProgress('python'), given)),
-    timed('temporal program', async () => (external === null ? (await ensureTemporal(onProgress('temporal program'), signals.signal)).path : null)),
+    timed('temporal program', async () =>
+      external === null ? (await ensureTemporal(onProgress('temporal program'), signals.signal)).path : null,
+    ),
   ]);
   logger.info({ python, binary }, 'prerequisites are there');
 
@@ -95,12 +110,15 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
     return { url: String(info.url), controlUrl: String(info.controlUrl), hotkey: identity.hotkey.address };
   });
   await supervisor.note({ miner });
-  await timed('worker', () => supervisor.start({ name: 'worker', command: process.execPath, args: [script, 'worker', ...common], ipc: true, graceMs: 30_000 }));
+  await timed('worker', () =>
+    supervisor.start({ name: 'worker', command: process.execPath, args: [script, 'worker', ...common], ipc: true, graceMs: 30_000 }),
+  );
 
-  progress.line(`Temporal  ${temporal.ui ?? temporal.address}\nMiner     ${miner.url}  hotkey ${miner.hotkey}${identity.development ? ' (made for development)' : ''}\nHome      ${paths.root}`);
+  progress.line(
+    `Temporal  ${temporal.ui ?? temporal.address}\nMiner     ${miner.url}  hotkey ${miner.hotkey}${identity.development ? ' (made for development)' : ''}\nHome      ${paths.root}`,
+  );
 
   const { runTurnAndWait } = await import('./turnClient.js');
-  const { turnText } = await import('./turnText.js');
   const client = await connectTemporal(temporal);
   let shown: string | null = null;
   try {
@@ -114,16 +132,27 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
       onProgress: (view) => {
         if (shown !== null && shown !== view.stage) progress.stage(shown).done();
         shown = view.stage;
-        progress.stage(view.stage).update({ done: view.done, total: view.total > 0 ? view.total : null, message: [view.what, view.total > 0 ? `${view.done}/${view.total} ${view.unit}` : ''].join(' ').trim() });
+        progress.stage(view.stage).update({
+          done: view.done,
+          total: view.total > 0 ? view.total : null,
+          message: [view.what, view.total > 0 ? `${view.done}/${view.total} ${view.unit}` : ''].join(' ').trim(),
+        });
       },
     });
     if (shown !== null) progress.stage(shown).done();
     progress.close();
-    await context.print(turnText(result));
+    await context.print(renderSummary(result));
     await context.result({ ...result, seconds: { ...seconds, ...result.seconds } });
   } catch (error) {
     if (shown !== null) progress.stage(shown).fail(signals.aborted ? 'interrupted' : 'failed');
-    throw error;
+    // A miner that serves is worth more than a tidy end: without --once a failed turn is reported, and the rest goes on.
+    if (options.once === true || signals.aborted || exitCodeOf(error) !== EXIT.stageFailed) throw error;
+    progress.close();
+    logger.error({ error: errorJson(error) }, 'the first turn failed');
+    progress.line(
+      `flywheel: ${describeError(error)}\nThe miner goes on serving. Mend the cause, then start a turn with \`flywheel turn --home ${paths.root}\`.`,
+    );
+    await context.result(errorJson(error));
   } finally {
     await client.connection.close();
   }
@@ -139,7 +168,12 @@ async function settle<A, B>(works: [Promise<A>, Promise<B>]): Promise<[A, B]> {
   return Promise.all(works);
 }
 
-async function startTemporal(context: CommandContext, supervisor: Supervisor, external: TemporalAddress | null, binary: string | null): Promise<TemporalAddress> {
+async function startTemporal(
+  context: CommandContext,
+  supervisor: Supervisor,
+  external: TemporalAddress | null,
+  binary: string | null,
+): Promise<TemporalAddress> {
   if (external !== null || binary === null) {
     const address = external ?? { address: '', namespace: '', ui: null };
     await waitHealthy(address, 15_000);

@@ -5,7 +5,13 @@
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { WorkflowIdConflictPolicy, ScheduleOverlapPolicy, ScheduleAlreadyRunning, ScheduleNotFoundError, type Client } from '@temporalio/client';
+import {
+  WorkflowIdConflictPolicy,
+  ScheduleOverlapPolicy,
+  ScheduleAlreadyRunning,
+  ScheduleNotFoundError,
+  type Client,
+} from '@temporalio/client';
 import { DefaultLogger, Runtime, Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createActivities, type ActivityDeps } from '../activities/index.js';
@@ -105,7 +111,14 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   return { done: running, stop };
 }
 
-function makeDeps(world: { home: HomePaths; catalog: Catalog; gpu: LocalGpu; config: FlywheelConfig; log: Logger; hotkey: string }): ActivityDeps {
+function makeDeps(world: {
+  home: HomePaths;
+  catalog: Catalog;
+  gpu: LocalGpu;
+  config: FlywheelConfig;
+  log: Logger;
+  hotkey: string;
+}): ActivityDeps {
   const { home, log } = world;
   return {
     home,
@@ -148,7 +161,11 @@ function makeDeps(world: { home: HomePaths; catalog: Catalog; gpu: LocalGpu; con
 }
 
 /** The lifecycle's state as the catalog knows it: what a lost Temporal database is rebuilt from. */
-export async function lifecycleStateFrom(catalog: Pick<Catalog, 'champion' | 'model' | 'models' | 'trials' | 'reminders' | 'turn'>, hotkey: string, config: FlywheelConfig): Promise<LifecycleState | null> {
+export async function lifecycleStateFrom(
+  catalog: Pick<Catalog, 'champion' | 'model' | 'models' | 'trials' | 'reminders' | 'turn'>,
+  hotkey: string,
+  config: FlywheelConfig,
+): Promise<LifecycleState | null> {
   const champion = await catalog.champion(hotkey);
   if (!champion) return null;
   const ref = async (bundle: string): Promise<ModelRef | null> => {
@@ -162,7 +179,9 @@ export async function lifecycleStateFrom(catalog: Pick<Catalog, 'champion' | 'mo
   const open = (await catalog.trials(hotkey)).filter((t) => t.closedAt === null).at(-1);
   if (open) {
     const candidate = await catalog.model(open.candidate);
-    const plan = candidate ? ((await catalog.turn(candidate.turn))?.summary['plan'] as { config: string; seed: number } | undefined) : undefined;
+    const plan = candidate
+      ? ((await catalog.turn(candidate.turn))?.summary['plan'] as { config: string; seed: number } | undefined)
+      : undefined;
     if (candidate && plan) {
       trial = {
         id: open.id,
@@ -182,7 +201,12 @@ export async function lifecycleStateFrom(catalog: Pick<Catalog, 'champion' | 'mo
   }
   return {
     hotkey,
-    champion: { pointer: champion.pointer, model, previous: champion.pointer.previous ? await ref(champion.pointer.previous) : null, submittedAt: champion.submittedAt },
+    champion: {
+      pointer: champion.pointer,
+      model,
+      previous: champion.pointer.previous ? await ref(champion.pointer.previous) : null,
+      submittedAt: champion.submittedAt,
+    },
     trial,
     waiting: null,
     reminded,
@@ -201,7 +225,11 @@ async function ensureLifecycle(client: Client, catalog: Catalog, options: Worker
       {
         hotkey,
         decay: config.decay,
-        trial: { lookEverySeconds: config.trial.lookEverySeconds, maxSeconds: config.trial.maxDays * 86_400, maxJobSeconds: config.gpu.maxJobSeconds },
+        trial: {
+          lookEverySeconds: config.trial.lookEverySeconds,
+          maxSeconds: config.trial.maxDays * 86_400,
+          maxJobSeconds: config.gpu.maxJobSeconds,
+        },
         state: await lifecycleStateFrom(catalog, hotkey, config),
       },
     ],

@@ -9,7 +9,10 @@ import { command, triggerTurn } from './controlCommands.js';
 import { ensureIdentity } from './identity.js';
 import { link } from './turnClient.js';
 
-async function withClient<T>(context: CommandContext, work: (client: Client, temporal: TemporalAddress, hotkey: string) => Promise<T>): Promise<T> {
+async function withClient<T>(
+  context: CommandContext,
+  work: (client: Client, temporal: TemporalAddress, hotkey: string) => Promise<T>,
+): Promise<T> {
   const temporal = await locateTemporal(context.paths);
   const { hotkey } = await ensureIdentity(context.paths);
   const client = await connectTemporal(temporal);
@@ -50,7 +53,12 @@ export async function importCommand(context: CommandContext, data: string): Prom
     const stage = context.progress.stage('import');
     const workflowId = `import-${randomUUID()}`;
     try {
-      const handle = await client.workflow.start<typeof importImages>('importImages', { taskQueue: TASK_QUEUE, workflowId, staticSummary: `import ${data}`, args: [{ data }] });
+      const handle = await client.workflow.start<typeof importImages>('importImages', {
+        taskQueue: TASK_QUEUE,
+        workflowId,
+        staticSummary: `import ${data}`,
+        args: [{ data }],
+      });
       stage.update({ message: link(temporal, workflowId) ?? workflowId });
       const summary = await handle.result();
       stage.done();

@@ -5,7 +5,8 @@ import path from 'node:path';
 
 /** FLYWHEEL_CACHE_DIR, else the XDG cache folder's `streetvision-flywheel`; made when absent. */
 export function cacheDir(...below: string[]): string {
-  const root = process.env.FLYWHEEL_CACHE_DIR ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(os.homedir(), '.cache'), 'streetvision-flywheel');
+  const root =
+    process.env.FLYWHEEL_CACHE_DIR ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(os.homedir(), '.cache'), 'streetvision-flywheel');
   const folder = path.resolve(root, ...below);
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   return folder;

@@ -25,7 +25,12 @@ export function runCommand(
 ): Promise<CommandResult> {
   return new Promise((resolve) => {
     // A process group of its own, so that compilers and installers started by it end with it.
-    const child = spawn(command, args, { cwd: options.cwd, env: options.env ?? process.env, stdio: ['ignore', 'pipe', 'pipe'], detached: true });
+    const child = spawn(command, args, {
+      cwd: options.cwd,
+      env: options.env ?? process.env,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
+    });
     let output = '';
     let stdout = '';
     let timedOut = false;

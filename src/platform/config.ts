@@ -30,7 +30,10 @@ export function deepMerge(base: Json, over: Json): Json {
 }
 
 function at(value: unknown, keys: readonly PropertyKey[]): unknown {
-  return keys.reduce<unknown>((here, key) => (here !== null && typeof here === 'object' ? (here as Record<PropertyKey, unknown>)[key] : undefined), value);
+  return keys.reduce<unknown>(
+    (here, key) => (here !== null && typeof here === 'object' ? (here as Record<PropertyKey, unknown>)[key] : undefined),
+    value,
+  );
 }
 
 function show(value: unknown): string {
@@ -50,9 +53,12 @@ function describe(issue: z.core.$ZodIssue, value: unknown): string {
 
 /** Keys of the input that the schema did not keep. */
 function dropped(input: unknown, kept: unknown, where = ''): string[] {
-  if (Array.isArray(input) && Array.isArray(kept)) return input.flatMap((item, i) => dropped(item, (kept as unknown[])[i], `${where}${i}.`));
+  if (Array.isArray(input) && Array.isArray(kept))
+    return input.flatMap((item, i) => dropped(item, (kept as unknown[])[i], `${where}${i}.`));
   if (!isObject(input) || !isObject(kept)) return [];
-  return Object.keys(input).flatMap((key) => (key in kept ? dropped(input[key], kept[key], `${where}${key}.`) : [`${where}${key}: unknown key; look for a spelling mistake`]));
+  return Object.keys(input).flatMap((key) =>
+    key in kept ? dropped(input[key], kept[key], `${where}${key}.`) : [`${where}${key}: unknown key; look for a spelling mistake`],
+  );
 }
 
 function readJson(file: string, what: string): Json {
@@ -60,7 +66,9 @@ function readJson(file: string, what: string): Json {
   try {
     text = readFileSync(file, 'utf8');
   } catch (error) {
-    throw new BadInputError(`Cannot read the ${what} ${file}: ${(error as NodeJS.ErrnoException).code ?? String(error)}. Nothing was started. Check the path given with --config.`);
+    throw new BadInputError(
+      `Cannot read the ${what} ${file}: ${(error as NodeJS.ErrnoException).code ?? String(error)}. Nothing was started. Check the path given with --config.`,
+    );
   }
   let value: unknown;
   try {
@@ -68,7 +76,8 @@ function readJson(file: string, what: string): Json {
   } catch (error) {
     throw new BadInputError(`The ${what} ${file} is not JSON: ${(error as Error).message}. Nothing was started.`);
   }
-  if (!isObject(value)) throw new BadInputError(`The ${what} ${file} must hold one JSON object; found ${show(value)}. Nothing was started.`);
+  if (!isObject(value))
+    throw new BadInputError(`The ${what} ${file} must hold one JSON object; found ${show(value)}. Nothing was started.`);
   return value;
 }
 
@@ -90,7 +99,9 @@ export function loadConfig(options: { preset?: string; file?: string } = {}): Fl
   // The schema is strict only at its top; a misspelt key further down would otherwise be dropped without a word.
   const lines = parsed.success ? dropped(merged, parsed.data) : parsed.error.issues.map((issue) => describe(issue, merged));
   if (parsed.success && lines.length === 0) return parsed.data;
-  throw new BadInputError(`The configuration${options.file === undefined ? ` preset ${preset}` : ` ${options.file}`} does not fit; nothing was started:\n  ${lines.join('\n  ')}`);
+  throw new BadInputError(
+    `The configuration${options.file === undefined ? ` preset ${preset}` : ` ${options.file}`} does not fit; nothing was started:\n  ${lines.join('\n  ')}`,
+  );
 }
 
 /** @returns whether the operator's file itself sets the key, so that it counts as asked for by name */

@@ -133,7 +133,9 @@ export function parseJson<T>(text: string, schema: z.ZodType<T>, name: string): 
   if (parsed.success) return parsed.data;
   const issues = parsed.error.issues.slice(0, 8).map((issue) => `${issue.path.join('.') || '(whole)'}: ${issue.message}`);
   const more = parsed.error.issues.length > 8 ? ` and ${parsed.error.issues.length - 8} more` : '';
-  throw new BadInputError(`${name} has another shape than expected: ${issues.join('; ')}${more}. The file was left as it is; correct or remove it.`);
+  throw new BadInputError(
+    `${name} has another shape than expected: ${issues.join('; ')}${more}. The file was left as it is; correct or remove it.`,
+  );
 }
 
 /**

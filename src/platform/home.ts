@@ -1,13 +1,12 @@
 /**
  * The home folder: all state of one instance. Two instances with two homes run beside each other.
- * Also the one lock on it, and the note of what runs now.
+ * Also the note of what runs now.
  */
-import { closeSync, existsSync, linkSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
 import { BadInputError } from '../domain/errors.js';
 import { writeJsonAtomic } from './fsutil.js';
-import { isAlive, ownIdentity } from './process.js';
 
 /** Every path below a home; folders exist with mode 0700 once `homePaths` returned. */
 export interface HomePaths {
@@ -73,11 +72,25 @@ export function homePaths(home: string): HomePaths {
     validatorKey: below('keys', 'validator.json'),
   };
   try {
-    for (const folder of [root, paths.objects, paths.bundles, paths.jobs, paths.cache, paths.journal, paths.keys, paths.published, paths.temporal, paths.logs, paths.run]) {
+    for (const folder of [
+      root,
+      paths.objects,
+      paths.bundles,
+      paths.jobs,
+      paths.cache,
+      paths.journal,
+      paths.keys,
+      paths.published,
+      paths.temporal,
+      paths.logs,
+      paths.run,
+    ]) {
       mkdirSync(folder, { recursive: true, mode: 0o700 });
     }
   } catch (error) {
-    throw new BadInputError(`Cannot make the home folder ${root}: ${(error as Error).message}. Nothing was started. Give another one with --home.`);
+    throw new BadInputError(
+      `Cannot make the home folder ${root}: ${(error as Error).message}. Nothing was started. Give another one with --home.`,
+    );
   }
   return paths;
 }
@@ -112,65 +125,4 @@ export function readServices(paths: Pick<HomePaths, 'services'>): Services {
 /** Replaces the note as a whole, by rename. */
 export async function writeServices(paths: Pick<HomePaths, 'services'>, services: Services): Promise<void> {
   await writeJsonAtomic(paths.services, services, { mode: 0o600 });
-}
-
-/** Another live process holds what was asked for. */
-export class HomeLockedError extends Error {
-  override name = 'HomeLockedError';
-  constructor(
-    message: string,
-    /** the process that holds it */
-    readonly holder: ProcessNote,
-  ) {
-    super(message);
-  }
-}
-
-/**
- * Takes the file as this process's own, until `release`. What a dead process left is taken over.
- * @throws HomeLockedError while a live process holds it
- */
-export async function takeLock(file: string, what: string): Promise<{ release(): void }> {
-  const own = await ownIdentity();
-  const aside = `${file}.${process.pid}.tmp`;
-  for (let attempt = 0; attempt < 20; attempt++) {
-    const fd = openSync(aside, 'w', 0o600);
-    writeSync(fd, JSON.stringify(own));
-    closeSync(fd);
-    try {
-      // A link is made whole or not at all: nobody ever reads a lock that is not yet written.
-      linkSync(aside, file);
-      return {
-        release: () => {
-          if (holderOf(file)?.pid === process.pid) rmSync(file, { force: true });
-        },
-      };
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    } finally {
-      rmSync(aside, { force: true });
-    }
-    const holder = holderOf(file);
-    if (holder !== null && (await isAlive(holder.pid, holder.start))) {
-      throw new HomeLockedError(`${what} is held by process ${holder.pid}, which runs. Nothing was changed. Stop it (kill ${holder.pid}), or use another --home.`, holder);
-    }
-    // Only one of several takers gets to rename the stale lock away; the others find the new one.
-    try {
-      renameSync(file, `${file}.${process.pid}.stale`);
-      const moved = holderOf(`${file}.${process.pid}.stale`);
-      if (moved !== null && (await isAlive(moved.pid, moved.start))) renameSync(`${file}.${process.pid}.stale`, file);
-      else rmSync(`${file}.${process.pid}.stale`, { force: true });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    }
-  }
-  throw new Error(`${what}: the lock ${file} changes hands all the time. Look for other instances on this home.`);
-}
-
-function holderOf(file: string): ProcessNote | null {
-  try {
-    return ProcessNote.parse(JSON.parse(readFileSync(file, 'utf8')));
-  } catch {
-    return null;
-  }
 }

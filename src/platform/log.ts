@@ -13,10 +13,16 @@ const SECRET = /(secret|passw|token|api[-_]?key|mnemonic|seedphrase|private|auth
 
 /** Copies a value with everything below a secret-looking key replaced; cycles and depth are bounded. */
 export function redact(value: unknown, depth = 0): unknown {
-  if (value === null || typeof value !== 'object' || value instanceof Error || value instanceof Date || Buffer.isBuffer(value)) return value;
+  if (value === null || typeof value !== 'object' || value instanceof Error || value instanceof Date || Buffer.isBuffer(value))
+    return value;
   if (depth > 6) return '[deep]';
   if (Array.isArray(value)) return value.map((item) => redact(item, depth + 1));
-  return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, SECRET.test(key) && item !== null && item !== undefined ? '[redacted]' : redact(item, depth + 1)]));
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [
+      key,
+      SECRET.test(key) && item !== null && item !== undefined ? '[redacted]' : redact(item, depth + 1),
+    ]),
+  );
 }
 
 /** Moves a file that has grown beyond the bound aside, keeping the newest few. */
@@ -32,7 +38,8 @@ export function rotate(file: string, maxBytes = MAX_BYTES, kept = KEPT): void {
  */
 export function createLogger(logs: string, processName: string): Logger {
   const level = process.env.FLYWHEEL_LOG_LEVEL ?? 'info';
-  if (!LEVELS.includes(level)) throw new BadInputError(`FLYWHEEL_LOG_LEVEL: one of ${LEVELS.join(', ')} expected; found ${JSON.stringify(level)}.`);
+  if (!LEVELS.includes(level))
+    throw new BadInputError(`FLYWHEEL_LOG_LEVEL: one of ${LEVELS.join(', ')} expected; found ${JSON.stringify(level)}.`);
   mkdirSync(logs, { recursive: true, mode: 0o700 });
   const file = path.join(logs, `${processName}.log`);
   rotate(file);

@@ -13,11 +13,15 @@ export async function choosePort(host: string, wanted: number, byName: boolean, 
   try {
     free = wanted !== 0 && (await portFree(wanted, host));
   } catch (error) {
-    throw new ServiceUnavailableError(`No port can be opened on ${host}, asked for ${what}: ${(error as Error).message}. Nothing was started there. Name an address of this machine.`);
+    throw new ServiceUnavailableError(
+      `No port can be opened on ${host}, asked for ${what}: ${(error as Error).message}. Nothing was started there. Name an address of this machine.`,
+    );
   }
   if (free) return wanted;
   if (byName && wanted !== 0) {
-    throw new ServiceUnavailableError(`Port ${wanted} of ${host}, asked for ${what}, is in use (or may not be opened). Nothing was started there. Free it, or leave the port out and a free one is taken.`);
+    throw new ServiceUnavailableError(
+      `Port ${wanted} of ${host}, asked for ${what}, is in use (or may not be opened). Nothing was started there. Free it, or leave the port out and a free one is taken.`,
+    );
   }
   return freePort(host);
 }

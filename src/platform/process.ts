@@ -172,7 +172,9 @@ export async function freePort(host = '127.0.0.1'): Promise<number> {
     server.once('error', reject);
     server.listen(0, host, () => {
       const address = server.address();
-      server.close(() => (address && typeof address === 'object' ? resolve(address.port) : reject(new Error(`No port on ${host} could be taken.`))));
+      server.close(() =>
+        address && typeof address === 'object' ? resolve(address.port) : reject(new Error(`No port on ${host} could be taken.`)),
+      );
     });
   });
 }

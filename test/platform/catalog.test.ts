@@ -4,7 +4,15 @@ import { pathToFileURL } from 'node:url';
 import Database from 'better-sqlite3';
 import { describe, expect, it } from 'vitest';
 import { BadInputError, BudgetExceededError, LeakError, StaleGenerationError } from '../../src/domain/errors.js';
-import { CatalogError, CatalogLockedError, catalogLockFile, CatalogTooNewError, openCatalog, openCatalogReadOnly, SCHEMA_VERSION } from '../../src/platform/catalog/index.js';
+import {
+  CatalogError,
+  CatalogLockedError,
+  catalogLockFile,
+  CatalogTooNewError,
+  openCatalog,
+  openCatalogReadOnly,
+  SCHEMA_VERSION,
+} from '../../src/platform/catalog/index.js';
 import { CatalogStore } from '../../src/platform/catalog/store.js';
 import { compiledEntry } from '../../src/platform/entry.js';
 import type { Catalog, ChampionRecord, ModelRecord, TrialRecord } from '../../src/platform/ports.js';
@@ -42,7 +50,10 @@ describe('images', () => {
   it('adds an image once; a second row of another pool does not move it', async () => {
     const { catalog } = await open();
     expect(await catalog.addImages([image('a'), image('b', { pool: 'test' })], 1)).toEqual({ added: 2, known: 0 });
-    expect(await catalog.addImages([image('a', { pool: 'test', group: 'other', label: 0 }), image('c')], 2)).toEqual({ added: 1, known: 1 });
+    expect(await catalog.addImages([image('a', { pool: 'test', group: 'other', label: 0 }), image('c')], 2)).toEqual({
+      added: 1,
+      known: 1,
+    });
     const [a] = await catalog.images({ digests: [digest('a')] });
     expect(a).toEqual(image('a'));
   });
@@ -51,7 +62,10 @@ describe('images', () => {
     const { catalog } = await open();
     const rows = [image('a'), image('b', { pool: 'validate' }), image('c')];
     await catalog.addImages(rows, 1);
-    await catalog.addImages([image('d', { parents: [digest('a')], provider: 'composite', intent: 0, label: null, truth: 'none', weight: 0.5 })], 1);
+    await catalog.addImages(
+      [image('d', { parents: [digest('a')], provider: 'composite', intent: 0, label: null, truth: 'none', weight: 0.5 })],
+      1,
+    );
     expect((await catalog.images()).map((row) => row.digest)).toEqual(['a', 'b', 'c', 'd'].map(digest).sort());
     expect((await catalog.images({ pools: ['validate', 'test'] })).map((row) => row.digest)).toEqual([digest('b')]);
     expect((await catalog.images({ provider: 'composite' })).map((row) => row.digest)).toEqual([digest('d')]);
@@ -121,7 +135,9 @@ describe('labels and reviews', () => {
     expect(await catalog.answerReview(digest('a'), 0, 10)).toBe(false);
     expect(await catalog.reviews({ open: true })).toEqual([]);
     expect(await catalog.reviews({ turn: 't1', open: false })).toMatchObject([{ answer: 0, answeredAt: 9 }]);
-    expect(await catalog.labels()).toEqual([{ digest: digest('a'), label: 0, kind: 'verified', provenance: 'review:t1', weight: 1, at: 9 }]);
+    expect(await catalog.labels()).toEqual([
+      { digest: digest('a'), label: 0, kind: 'verified', provenance: 'review:t1', weight: 1, at: 9 },
+    ]);
   });
 
   it('takes no answer to a question that was never asked', async () => {
@@ -202,9 +218,13 @@ describe('the champion', () => {
     expect(await catalog.champion('hk')).toBeNull();
     await catalog.setChampion(champion(1), 0);
     expect(await catalog.setChampion(champion(1, { promotedAt: 77 }), 0)).toEqual(champion(1));
-    await expect(catalog.setChampion(champion(1, { pointer: { ...champion(1).pointer, digest: digest('other') } }), 0)).rejects.toThrow(StaleGenerationError);
+    await expect(catalog.setChampion(champion(1, { pointer: { ...champion(1).pointer, digest: digest('other') } }), 0)).rejects.toThrow(
+      StaleGenerationError,
+    );
     await catalog.setChampion(champion(2), 1);
-    await expect(catalog.setChampion(champion(2, { pointer: { ...champion(2).pointer, digest: digest('other') } }), 1)).rejects.toThrow(StaleGenerationError);
+    await expect(catalog.setChampion(champion(2, { pointer: { ...champion(2).pointer, digest: digest('other') } }), 1)).rejects.toThrow(
+      StaleGenerationError,
+    );
     expect(await catalog.champion('hk')).toEqual(champion(2));
   });
 
@@ -249,7 +269,17 @@ describe('the champion', () => {
 
   it('closes a trial with its first decision', async () => {
     const { catalog } = await open();
-    const trial: TrialRecord = { id: 'tr', hotkey: 'hk', champion: digest('c'), candidate: digest('d'), openedAt: 1, closedAt: null, simulated: true, decision: null, evidence: null };
+    const trial: TrialRecord = {
+      id: 'tr',
+      hotkey: 'hk',
+      champion: digest('c'),
+      candidate: digest('d'),
+      openedAt: 1,
+      closedAt: null,
+      simulated: true,
+      decision: null,
+      evidence: null,
+    };
     await catalog.openTrial(trial);
     await catalog.openTrial({ ...trial, openedAt: 9 });
     await catalog.closeTrial('tr', 'keep', { n: 3 }, 5);
@@ -267,7 +297,9 @@ describe('the ledger', () => {
     const { catalog } = await open();
     await catalog.reserve(entry('j', 60), 100);
     await catalog.reserve(entry('j', 60), 100);
-    expect(await catalog.ledger('2026-01')).toEqual([{ job: 'j', backend: 'local', reservedCents: 60, actualCents: null, month: '2026-01', status: 'reserved' }]);
+    expect(await catalog.ledger('2026-01')).toEqual([
+      { job: 'j', backend: 'local', reservedCents: 60, actualCents: null, month: '2026-01', status: 'reserved' },
+    ]);
   });
 
   it('refuses what the month no longer covers, before anything is bought', async () => {
@@ -337,7 +369,9 @@ describe('the catalog file', () => {
 
   it('takes the lock over from a writer that was killed, with all it had committed', async () => {
     const file = path.join(await temporaryFolder(), 'catalog.db');
-    const { child, line } = await startNode(script(file, `await catalog.startTurn('t1', 1); console.log('open'); setInterval(() => {}, 1000);`));
+    const { child, line } = await startNode(
+      script(file, `await catalog.startTurn('t1', 1); console.log('open'); setInterval(() => {}, 1000);`),
+    );
     expect(line).toBe('open');
     await expect(openCatalog(file)).rejects.toThrow(CatalogLockedError);
     child.kill('SIGKILL');

@@ -39,11 +39,16 @@ async function until(what: string, done: () => Promise<boolean> | boolean): Prom
   if (!(await waitUntil(done, 20_000))) throw new Error(`waited 20 s in vain: ${what}`);
 }
 const up = (dir: string): Promise<void> => until('the job is up', () => existsSync(path.join(dir, 'up')));
-const over = (gpu: LocalGpu, name = 'turn-1-train'): Promise<void> => until('the job ended', async () => (await gpu.status(name)).state === 'ended');
+const over = (gpu: LocalGpu, name = 'turn-1-train'): Promise<void> =>
+  until('the job ended', async () => (await gpu.status(name)).state === 'ended');
 const starts = async (dir: string): Promise<number[]> => (await readFile(path.join(dir, 'starts'), 'utf8')).trim().split('\n').map(Number);
 const gone = async (pid: number): Promise<boolean> => (await processStart(pid)) === null;
 /** The file a launch's wrapper wrote: `<pid> <start>`. */
-const wrapperFile = async (dir: string): Promise<string> => path.join(dir, (await readdir(dir)).find((name) => name.startsWith('wrapper.'))!);
+const wrapperFile = async (dir: string): Promise<string> =>
+  path.join(
+    dir,
+    (await readdir(dir)).find((name) => name.startsWith('wrapper.'))!,
+  );
 const wrapperPid = async (dir: string): Promise<number> => Number((await readFile(await wrapperFile(dir), 'utf8')).split(' ')[0]);
 
 describe('the local GPU backend', () => {
@@ -51,7 +56,7 @@ describe('the local GPU backend', () => {
     const { gpu, spec, dir } = await bench();
     expect(await gpu.launchOrAdopt(spec('waiting'), limits)).toEqual({ adopted: false });
     await up(dir);
-    expect(os.getPriority((await starts(dir))[0]!)).toBe(os.getPriority() + 5);
+    expect(os.getPriority((await starts(dir))[0])).toBe(os.getPriority() + 5);
     await writeFile(path.join(dir, 'go'), '');
     await over(gpu);
     expect(await gpu.status('turn-1-train')).toMatchObject({ state: 'ended', exitCode: 0 });
@@ -141,18 +146,21 @@ describe('the local GPU backend', () => {
     expect(await starts(dir)).toHaveLength(2);
   });
 
-  it.runIf(process.platform === 'linux')('ends a job that lost its wrapper before it starts it again, so that never two write one checkpoint', async () => {
-    const { gpu, spec, dir } = await bench();
-    await gpu.launchOrAdopt(spec('waiting'), limits);
-    await up(dir);
-    const [orphan] = await starts(dir);
-    process.kill(await wrapperPid(dir), 'SIGKILL');
-    await until('the wrapper is gone', async () => gone(await wrapperPid(dir)));
-    expect(await gpu.status('turn-1-train')).toMatchObject({ state: 'running' });
-    expect(await gpu.launchOrAdopt(spec('waiting'), limits)).toEqual({ adopted: false });
-    expect(await gone(orphan!)).toBe(true);
-    await until('the second start', async () => (await starts(dir)).length === 2);
-  });
+  it.runIf(process.platform === 'linux')(
+    'ends a job that lost its wrapper before it starts it again, so that never two write one checkpoint',
+    async () => {
+      const { gpu, spec, dir } = await bench();
+      await gpu.launchOrAdopt(spec('waiting'), limits);
+      await up(dir);
+      const [orphan] = await starts(dir);
+      process.kill(await wrapperPid(dir), 'SIGKILL');
+      await until('the wrapper is gone', async () => gone(await wrapperPid(dir)));
+      expect(await gpu.status('turn-1-train')).toMatchObject({ state: 'running' });
+      expect(await gpu.launchOrAdopt(spec('waiting'), limits)).toEqual({ adopted: false });
+      expect(await gone(orphan!)).toBe(true);
+      await until('the second start', async () => (await starts(dir)).length === 2);
+    },
+  );
 
   it('does not take another process that has the recorded id by now for the job, and leaves it alone', async () => {
     const { gpu, spec, dir } = await bench();
@@ -202,7 +210,11 @@ describe('the local GPU backend', () => {
     const { gpu, spec, dir } = await bench();
     await gpu.launchOrAdopt(spec('waiting'), { maxSeconds: 1, nice: 0 });
     await over(gpu);
-    expect(await gpu.status('turn-1-train')).toMatchObject({ state: 'ended', exitCode: EXIT_TIME_LIMIT, logTail: expect.stringContaining('time limit of 1 s') as string });
+    expect(await gpu.status('turn-1-train')).toMatchObject({
+      state: 'ended',
+      exitCode: EXIT_TIME_LIMIT,
+      logTail: expect.stringContaining('time limit of 1 s') as string,
+    });
     expect(existsSync(path.join(dir, 'checkpoint'))).toBe(true);
     await expect(gpu.launchOrAdopt(spec('waiting'), { maxSeconds: 1, nice: 0 })).rejects.toThrow(JobFailedError);
     expect(await gpu.launchOrAdopt(spec('waiting'), limits)).toEqual({ adopted: false });

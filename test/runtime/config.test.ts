@@ -41,9 +41,12 @@ describe('loadConfig', () => {
     expect(load).toThrow(/miner\.port: .*found 70000/);
   });
 
-  it.each(['{"sead": 1}', '{"miner": {"prot": 1}}', '{"training": {"fineTune": {"epoch": 1}}}'])('refuses the misspelt key in %s', (text) => {
-    expect(() => loadConfig({ file: file(text) })).toThrow(/unknown key/);
-  });
+  it.each(['{"sead": 1}', '{"miner": {"prot": 1}}', '{"training": {"fineTune": {"epoch": 1}}}'])(
+    'refuses the misspelt key in %s',
+    (text) => {
+      expect(() => loadConfig({ file: file(text) })).toThrow(/unknown key/);
+    },
+  );
 
   it('refuses an unknown preset and lists the known ones', () => {
     expect(() => loadConfig({ preset: 'best' })).toThrow('preset: one of accuracy, balanced, budget, demo expected; found "best"');

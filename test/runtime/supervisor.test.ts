@@ -6,7 +6,8 @@ import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { ChildFailedError, exitCodeOf } from '../../src/cli/exit.js';
 import { type ChildEvent, Supervisor } from '../../src/cli/supervisor.js';
-import { homePaths, type HomePaths, readServices, takeLock } from '../../src/platform/home.js';
+import { homePaths, type HomePaths, readServices } from '../../src/platform/home.js';
+import { takeLock } from '../../src/platform/lock.js';
 import { isAlive, processStart, waitUntil } from '../../src/platform/process.js';
 
 const service = fileURLToPath(new URL('./fixtures/service.mjs', import.meta.url));
@@ -28,7 +29,13 @@ afterEach(async () => {
 });
 
 const lines = (): string[] => (existsSync(journal) ? readFileSync(journal, 'utf8').trimEnd().split('\n') : []);
-const child = (name: string, behaviour = 'good', more: object = {}) => ({ name, command: process.execPath, args: [service, behaviour, journal], ipc: true, ...more });
+const child = (name: string, behaviour = 'good', more: object = {}) => ({
+  name,
+  command: process.execPath,
+  args: [service, behaviour, journal],
+  ipc: true,
+  ...more,
+});
 
 async function identity(name: string): Promise<{ pid: number; start: string }> {
   const pid = supervisor.pid(name) ?? 0;
@@ -135,21 +142,19 @@ describe('the lock on a home', () => {
     (await takeLock(paths.lock, 'The home')).release();
   });
 
-  it('is taken over from a process that is gone', async () => {
-    const gone = spawn(process.execPath, ['-e', '0']);
-    await new Promise((resolve) => gone.once('exit', resolve));
-    const { writeFileSync } = await import('node:fs');
-    writeFileSync(paths.lock, JSON.stringify({ pid: gone.pid, start: 'then' }));
-    const lock = await takeLock(paths.lock, 'The home');
-    expect(JSON.parse(readFileSync(paths.lock, 'utf8'))).toMatchObject({ pid: process.pid });
-    lock.release();
-    expect(existsSync(paths.lock)).toBe(false);
+  it('ends with its holder, however that ended', async () => {
+    const holder = spawn(process.execPath, [parent, paths.root, journal, 'lock'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    await new Promise((resolve) => holder.stdout.once('data', resolve));
+    await expect(takeLock(paths.lock, 'The home')).rejects.toThrow(`held by process ${holder.pid ?? 0}`);
+    holder.kill('SIGKILL');
+    await new Promise((resolve) => holder.once('exit', resolve));
+    (await takeLock(paths.lock, 'The home')).release();
   });
 
-  it('goes to exactly one of many takers of a stale lock', async () => {
-    const { writeFileSync } = await import('node:fs');
-    writeFileSync(paths.lock, JSON.stringify({ pid: 999_999_999, start: 'then' }));
+  it('goes to exactly one of many takers', async () => {
     const results = await Promise.allSettled(Array.from({ length: 8 }, () => takeLock(paths.lock, 'The home')));
-    expect(results.filter((result) => result.status === 'fulfilled')).toHaveLength(1);
+    const taken = results.flatMap((result) => (result.status === 'fulfilled' ? [result.value] : []));
+    expect(taken).toHaveLength(1);
+    taken[0]?.release();
   });
 });

@@ -4,9 +4,11 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from '@temporalio/worker';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { connectTemporal, startTemporal, temporalCommand } from '../../src/platform/temporal/server.js';
 import { temporalCredentials, temporalFromEnvironment, waitHealthy } from '../../src/platform/temporal/connect.js';
+import { ensureTemporal } from '../../src/platform/temporal/binary.js';
+import { ensureTimeSkippingServer } from '../../src/platform/temporal/testServer.js';
 import { isAlive, portFree, processStart } from '../../src/platform/process.js';
 import { createLocalEnv, createTimeSkippingEnv } from '../support/temporal.js';
 import { sleepFor } from './fixtures/sleepWorkflow.js';
@@ -17,13 +19,19 @@ afterAll(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+afterEach(() => {
+  vi.unstubAllEnvs();
+});
+
 describe('the time-skipping server', () => {
   it('lets 180 days pass in a workflow', { timeout: 60_000 }, async () => {
     const env = await createTimeSkippingEnv();
     try {
       const before = await env.currentTimeMs();
       const worker = await Worker.create({ connection: env.nativeConnection, taskQueue: 'sleepers', workflowsPath });
-      const result = await worker.runUntil(env.client.workflow.execute(sleepFor, { args: [180], taskQueue: 'sleepers', workflowId: 'long' }));
+      const result = await worker.runUntil(
+        env.client.workflow.execute(sleepFor, { args: [180], taskQueue: 'sleepers', workflowId: 'long' }),
+      );
       const passed = (await env.currentTimeMs()) - before;
       expect(result).toBe('slept 180 days');
       expect(passed).toBeGreaterThanOrEqual(180 * 86_400_000);
@@ -62,7 +70,9 @@ describe('the dev server', () => {
     try {
       expect(one.address).not.toBe(two.address);
       const worker = await Worker.create({ connection: two.env.nativeConnection, taskQueue: 'sleepers', workflowsPath });
-      const result = await worker.runUntil(two.env.client.workflow.execute(sleepFor, { args: [0], taskQueue: 'sleepers', workflowId: 'short' }));
+      const result = await worker.runUntil(
+        two.env.client.workflow.execute(sleepFor, { args: [0], taskQueue: 'sleepers', workflowId: 'short' }),
+      );
       expect(result).toBe('slept 0 days');
     } finally {
       await Promise.all([one.teardown(), two.teardown()]);
@@ -77,7 +87,9 @@ describe('the dev server', () => {
       });
     });
     try {
-      await expect(temporalCommand({ binary: 'temporal', dbFile: null, port })).rejects.toThrow(`Port ${port} of 127.0.0.1, asked for by name for the Temporal server, is in use`);
+      await expect(temporalCommand({ binary: 'temporal', dbFile: null, port })).rejects.toThrow(
+        `Port ${port} of 127.0.0.1, asked for by name for the Temporal server, is in use`,
+      );
       const free = await temporalCommand({ binary: 'temporal', dbFile: null });
       expect(free.address).not.toBe(`127.0.0.1:${port}`);
       expect(free.args).toContain('--ui-port');
@@ -87,7 +99,32 @@ describe('the dev server', () => {
   });
 
   it('says that nobody answers instead of waiting for ever', async () => {
-    await expect(waitHealthy({ address: '127.0.0.1:1', namespace: 'default', ui: null }, 500)).rejects.toThrow('127.0.0.1:1 (namespace default) is not healthy');
+    await expect(waitHealthy({ address: '127.0.0.1:1', namespace: 'default', ui: null }, 500)).rejects.toThrow(
+      '127.0.0.1:1 (namespace default) is not healthy',
+    );
+  });
+});
+
+describe('a machine with nothing on it', () => {
+  it('is told all four ways to a Temporal server', async () => {
+    for (const name of ['PATH', 'TMPDIR', 'FLYWHEEL_CACHE_DIR']) vi.stubEnv(name, path.join(folder, 'empty'));
+    vi.stubEnv('FLYWHEEL_TEMPORAL', '');
+    vi.stubEnv('FLYWHEEL_OFFLINE', '1');
+    const error = (await ensureTemporal().catch((caught: unknown) => caught)) as Error;
+    expect(error.name).toBe('ServiceUnavailableError');
+    for (const way of ['1. TEMPORAL_ADDRESS=', '2. the `temporal` program on PATH', "3. the SDK's own download", '4. Go 1.24'])
+      expect(error.message).toContain(way);
+  });
+
+  it('is told what the time-skipping server needs', async () => {
+    for (const name of ['PATH', 'FLYWHEEL_CACHE_DIR']) vi.stubEnv(name, path.join(folder, 'empty'));
+    vi.stubEnv('FLYWHEEL_OFFLINE', '1');
+    await expect(ensureTimeSkippingServer()).rejects.toThrow(/`java` 17 and `mvn` is missing.*Install Java 17 and Maven/s);
+  });
+
+  it('is told when the program named for Temporal is none', async () => {
+    vi.stubEnv('FLYWHEEL_TEMPORAL', path.join(folder, 'none'));
+    await expect(ensureTemporal()).rejects.toThrow('which is not an executable file');
   });
 });
 

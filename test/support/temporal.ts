@@ -13,7 +13,8 @@ Runtime.install({ logger: new DefaultLogger('WARN') });
 /** Time passes as fast as nothing happens. It has no Schedules and no search by attributes. */
 export async function createTimeSkippingEnv(): Promise<TestWorkflowEnvironment> {
   const executable = timeSkippingServerPath();
-  if (executable === null) throw new Error('The time-skipping server is not installed: run `npm test` or `node scripts/test-setup.mjs` once.');
+  if (executable === null)
+    throw new Error('The time-skipping server is not installed: run `npm test` or `node scripts/test-setup.mjs` once.');
   return TestWorkflowEnvironment.createTimeSkipping({ server: { executable: { type: 'existing-path', path: executable } } });
 }
 
@@ -26,7 +27,11 @@ export interface LocalEnv {
 /** A real dev server with a database of its own, ports chosen freely; needs a `temporal` program (found or cached). */
 export async function createLocalEnv(): Promise<LocalEnv> {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'flywheel-temporal-'));
-  const server = await startTemporal({ dbFile: path.join(folder, 'temporal.db'), logFile: path.join(folder, 'temporal.log'), useEnvironment: false });
+  const server = await startTemporal({
+    dbFile: path.join(folder, 'temporal.db'),
+    logFile: path.join(folder, 'temporal.log'),
+    useEnvironment: false,
+  });
   const env = await TestWorkflowEnvironment.createFromExistingServer({ address: server.address, namespace: server.namespace });
   return {
     env,

@@ -65,16 +65,29 @@ export function explainSqlite(error: unknown, file: string): unknown {
   if (!code.startsWith('SQLITE_')) return error;
   const said = `(${code}: ${(error as Error).message})`;
   if (code === 'SQLITE_FULL') {
-    return new StorageFullError(`The disk is full: the catalog ${file} could not be written ${said}. Nothing of this change was kept, everything before it was. Free some space and start again.`);
+    return new StorageFullError(
+      `The disk is full: the catalog ${file} could not be written ${said}. Nothing of this change was kept, everything before it was. Free some space and start again.`,
+    );
   }
   if (code.startsWith('SQLITE_CORRUPT') || code === 'SQLITE_NOTADB') {
-    return new CatalogError(`The catalog ${file} is damaged or no catalog at all ${said}. It was left as it is. Restore a backup (flywheel restore FILE) into a new home.`);
+    return new CatalogError(
+      `The catalog ${file} is damaged or no catalog at all ${said}. It was left as it is. Restore a backup (flywheel restore FILE) into a new home.`,
+    );
   }
   if (code.startsWith('SQLITE_BUSY')) {
-    return new CatalogError(`The catalog ${file} is held by another process for too long ${said}. Nothing of this change was kept. Look for another program that has the file open, then try again.`);
+    return new CatalogError(
+      `The catalog ${file} is held by another process for too long ${said}. Nothing of this change was kept. Look for another program that has the file open, then try again.`,
+    );
   }
-  if (code.startsWith('SQLITE_READONLY') || code.startsWith('SQLITE_IOERR') || code.startsWith('SQLITE_CANTOPEN') || code === 'SQLITE_PERM') {
-    return new CatalogError(`The catalog ${file} cannot be opened or written ${said}. Nothing of this change was kept. Check the folder's permissions and the disk; it must be a local disk.`);
+  if (
+    code.startsWith('SQLITE_READONLY') ||
+    code.startsWith('SQLITE_IOERR') ||
+    code.startsWith('SQLITE_CANTOPEN') ||
+    code === 'SQLITE_PERM'
+  ) {
+    return new CatalogError(
+      `The catalog ${file} cannot be opened or written ${said}. Nothing of this change was kept. Check the folder's permissions and the disk; it must be a local disk.`,
+    );
   }
   return new CatalogError(`The catalog ${file} refused a change ${said}. Nothing of it was kept.`);
 }

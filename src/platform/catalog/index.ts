@@ -57,7 +57,23 @@ type Missing = Exclude<keyof Catalog, (typeof METHODS)[number]>;
 const complete: Missing extends never ? true : Missing = true;
 void complete;
 
-const READ_METHODS = ['images', 'labels', 'reviews', 'traffic', 'journalOffsets', 'turn', 'turns', 'model', 'models', 'champion', 'reminders', 'trials', 'ledger', 'backupTo', 'close'] as const;
+const READ_METHODS = [
+  'images',
+  'labels',
+  'reviews',
+  'traffic',
+  'journalOffsets',
+  'turn',
+  'turns',
+  'model',
+  'models',
+  'champion',
+  'reminders',
+  'trials',
+  'ledger',
+  'backupTo',
+  'close',
+] as const;
 
 /** What status and console may ask: they never write. */
 export type CatalogReader = Pick<Catalog, (typeof READ_METHODS)[number]>;
@@ -74,7 +90,8 @@ export function catalogLockFile(catalogFile: string): string {
  */
 export async function openCatalog(file: string): Promise<Catalog> {
   const entry = compiledEntry('platform/catalog/writer');
-  if (!existsSync(entry)) throw new CatalogError(`The compiled catalog writer ${entry} is missing. Build the program (npm run build), then start again.`);
+  if (!existsSync(entry))
+    throw new CatalogError(`The compiled catalog writer ${entry} is missing. Build the program (npm run build), then start again.`);
   const lock = { file: catalogLockFile(file), token: newToken() };
   const worker = new Worker(entry, { workerData: { file, lock } satisfies WriterData, name: 'catalog-writer', execArgv: [] });
 
@@ -97,7 +114,9 @@ export async function openCatalog(file: string): Promise<Catalog> {
     worker.on('exit', () => {
       gone = closing
         ? new CatalogError(`The catalog ${file} is closed; the call did nothing.`)
-        : new CatalogError(`The catalog's writer thread ended unexpectedly${crash ? `: ${crash.message}` : ''}. What was committed is kept. Start the flywheel again.`);
+        : new CatalogError(
+            `The catalog's writer thread ended unexpectedly${crash ? `: ${crash.message}` : ''}. What was committed is kept. Start the flywheel again.`,
+          );
       for (const call of waiting.values()) call.reject(gone);
       waiting.clear();
       // A thread that crashed left its lock while this process lives on: nobody could take it over.
@@ -141,9 +160,13 @@ export async function openCatalogReadOnly(file: string): Promise<CatalogReader> 
   const store = CatalogStore.openReadOnly(file);
   const reader: Record<string, (...args: unknown[]) => Promise<unknown>> = {};
   for (const name of READ_METHODS) {
-    const method = store[name] as (...args: unknown[]) => unknown;
-    // eslint-disable-next-line @typescript-eslint/require-await -- the port is asynchronous; a throw becomes a rejection
-    reader[name] = async (...args) => method.apply(store, args);
+    // The port is asynchronous: a throw becomes a rejection.
+    reader[name] = async (...args) => (store[name] as (this: CatalogStore, ...args: unknown[]) => unknown).apply(store, args);
   }
   return reader as unknown as CatalogReader;
+}
+
+/** Copies a catalog of any schema into one file, consistently, beside its writer. @returns the schema version */
+export function copyCatalog(file: string, target: string): number {
+  return CatalogStore.copy(file, target);
 }

@@ -52,7 +52,10 @@ export function takeLock(file: string, token: string): void {
     );
   }
   const start = processStartSync(process.pid);
-  if (start === null) throw new CatalogLockedError(`The start time of this process cannot be read, so the lock ${file} cannot be held. Is /proc mounted, or ps installed?`);
+  if (start === null)
+    throw new CatalogLockedError(
+      `The start time of this process cannot be read, so the lock ${file} cannot be held. Is /proc mounted, or ps installed?`,
+    );
   const temporary = `${file}.${token}`;
   writeFileSync(temporary, `${JSON.stringify({ pid: process.pid, start, token } satisfies LockFile)}\n`, { mode: 0o600 });
   renameSync(temporary, file);

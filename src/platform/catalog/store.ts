@@ -10,7 +10,17 @@ import type { ImageRow, Label, Pool, TruthKind } from '../../domain/contracts/co
 import type { JournalRecord } from '../../domain/contracts/miner.js';
 import { BadInputError, BudgetExceededError, LeakError, StaleGenerationError } from '../../domain/errors.js';
 import { explainWriteError } from '../fsutil.js';
-import type { Catalog, ChampionRecord, LabelRecord, LedgerEntry, ModelRecord, ReviewItem, TrafficRow, TrialRecord, TurnRecord } from '../ports.js';
+import type {
+  Catalog,
+  ChampionRecord,
+  LabelRecord,
+  LedgerEntry,
+  ModelRecord,
+  ReviewItem,
+  TrafficRow,
+  TrialRecord,
+  TurnRecord,
+} from '../ports.js';
 import { CatalogError, CatalogTooNewError, explainSqlite } from './errors.js';
 import { releaseLock, takeLock } from './lock.js';
 import { MIGRATIONS, SCHEMA_VERSION, type CatalogTables, type Row } from './schema.js';
@@ -175,19 +185,37 @@ export class CatalogStore implements Synchronous<Catalog> {
 
   /** Opens for reading beside a writer. @throws BadInputError when there is no catalog yet; CatalogTooNewError; CatalogError */
   static openReadOnly(file: string): CatalogStore {
-    if (!existsSync(file)) throw new BadInputError(`There is no catalog at ${file} yet. Start the flywheel once (flywheel up), or name the right --home.`);
+    if (!existsSync(file))
+      throw new BadInputError(`There is no catalog at ${file} yet. Start the flywheel once (flywheel up), or name the right --home.`);
     let sqlite: Database.Database | undefined;
     try {
       sqlite = new Database(file, { readonly: true, fileMustExist: true, timeout: BUSY_MS });
       const store = new CatalogStore(sqlite, file, null);
       const version = store.version();
       if (version < SCHEMA_VERSION) {
-        throw new CatalogError(`The catalog ${file} has schema ${version}, this program reads ${SCHEMA_VERSION}. Nothing was changed. Start the flywheel (flywheel up), which brings it up to date.`);
+        throw new CatalogError(
+          `The catalog ${file} has schema ${version}, this program reads ${SCHEMA_VERSION}. Nothing was changed. Start the flywheel (flywheel up), which brings it up to date.`,
+        );
       }
       return store;
     } catch (error) {
       sqlite?.close();
       throw explainSqlite(error, file);
+    }
+  }
+
+  /** As `backupTo`, of a catalog of any schema, beside its writer. @returns the schema version it has */
+  static copy(file: string, target: string): number {
+    let sqlite: Database.Database | undefined;
+    try {
+      sqlite = new Database(file, { readonly: true, fileMustExist: true, timeout: BUSY_MS });
+      const version = sqlite.prepare('select max(version) from schema_version').pluck().get() as number;
+      new CatalogStore(sqlite, file, null).backupTo(target);
+      return version;
+    } catch (error) {
+      throw explainSqlite(error, file);
+    } finally {
+      sqlite?.close();
     }
   }
 
@@ -231,7 +259,8 @@ export class CatalogStore implements Synchronous<Catalog> {
     const base = (digests?: readonly string[]) => {
       let query = builder.selectFrom('images').selectAll().orderBy('digest');
       if (filter.pools) query = query.where('pool', 'in', [...filter.pools]);
-      if (filter.provider !== undefined) query = filter.provider === null ? query.where('provider', 'is', null) : query.where('provider', '=', filter.provider);
+      if (filter.provider !== undefined)
+        query = filter.provider === null ? query.where('provider', 'is', null) : query.where('provider', '=', filter.provider);
       if (digests) query = query.where('digest', 'in', [...digests]);
       return query;
     };
@@ -259,7 +288,9 @@ export class CatalogStore implements Synchronous<Catalog> {
                   .columns(['digest', 'kind', 'provenance'])
                   .doUpdateSet((eb) => ({ label: eb.ref('excluded.label'), weight: eb.ref('excluded.weight'), at: eb.ref('excluded.at') }))
                   .whereRef('excluded.at', '>=', 'labels.at')
-                  .where((eb) => eb.or([eb('excluded.label', '!=', eb.ref('labels.label')), eb('excluded.weight', '!=', eb.ref('labels.weight'))])),
+                  .where((eb) =>
+                    eb.or([eb('excluded.label', '!=', eb.ref('labels.label')), eb('excluded.weight', '!=', eb.ref('labels.weight'))]),
+                  ),
               ),
           );
         }
@@ -271,7 +302,9 @@ export class CatalogStore implements Synchronous<Catalog> {
   /** One row an image: the label that holds, the newest of the strongest kind. Sorted by digest. */
   labels(digests?: readonly string[]): LabelRecord[] {
     const base = builder.selectFrom('labels').selectAll();
-    const rows = digests ? [...chunks([...new Set(digests)])].flatMap((part) => this.all(base.where('digest', 'in', [...part]))) : this.all(base);
+    const rows = digests
+      ? [...chunks([...new Set(digests)])].flatMap((part) => this.all(base.where('digest', 'in', [...part])))
+      : this.all(base);
     const holding = new Map<string, LabelRecord>();
     for (const row of rows.map(toLabel)) {
       const other = holding.get(row.digest);
@@ -399,7 +432,8 @@ export class CatalogStore implements Synchronous<Catalog> {
     if (filter.sinceMs !== undefined) query = query.where('at', '>=', filter.sinceMs);
     if (filter.model !== undefined) query = query.where('model', '=', filter.model);
     if (filter.trial !== undefined) query = query.where('shadow_trial', '=', filter.trial);
-    if (filter.set !== undefined) query = query.where('image', 'in', builder.selectFrom('challenges').select('digest').where('set_digest', '=', filter.set));
+    if (filter.set !== undefined)
+      query = query.where('image', 'in', builder.selectFrom('challenges').select('digest').where('set_digest', '=', filter.set));
     if (filter.limit !== undefined) query = query.limit(filter.limit);
     const rows = this.all(query).reverse();
     const challenges = new Map<string, NonNullable<TrafficRow['challenge']>>();
@@ -443,7 +477,9 @@ export class CatalogStore implements Synchronous<Catalog> {
   }
 
   journalOffsets(): Record<string, number> {
-    return Object.fromEntries(this.all(builder.selectFrom('journal_offsets').selectAll().orderBy('segment')).map((row) => [row.segment, row.bytes]));
+    return Object.fromEntries(
+      this.all(builder.selectFrom('journal_offsets').selectAll().orderBy('segment')).map((row) => [row.segment, row.bytes]),
+    );
   }
 
   /** Only ever forward: a late repetition of an older call changes nothing. */
@@ -506,7 +542,9 @@ export class CatalogStore implements Synchronous<Catalog> {
     this.change(() => {
       const known = this.one(builder.selectFrom('models').selectAll().where('id', '=', model.id));
       if (known && known.bundle !== model.bundle) {
-        throw new BadInputError(`Model ${model.id} is in the catalog with bundle ${known.bundle}, not ${model.bundle}. Nothing was changed; a new model needs a new name.`);
+        throw new BadInputError(
+          `Model ${model.id} is in the catalog with bundle ${known.bundle}, not ${model.bundle}. Nothing was changed; a new model needs a new name.`,
+        );
       }
       if (known) return;
       this.run(
@@ -530,8 +568,14 @@ export class CatalogStore implements Synchronous<Catalog> {
       const row = this.one(builder.selectFrom('models').selectAll().where('id', '=', id));
       if (!row) throw new BadInputError(`Model ${id} is not in the catalog; nothing was changed.`);
       const before = JSON.parse(row.evidence) as unknown;
-      const merged = evidence === undefined ? before : isPlainObject(before) && isPlainObject(evidence) ? { ...before, ...evidence } : evidence;
-      this.run(builder.updateTable('models').set({ status, evidence: json(merged) }).where('id', '=', id));
+      const merged =
+        evidence === undefined ? before : isPlainObject(before) && isPlainObject(evidence) ? { ...before, ...evidence } : evidence;
+      this.run(
+        builder
+          .updateTable('models')
+          .set({ status, evidence: json(merged) })
+          .where('id', '=', id),
+      );
     });
   }
 
@@ -539,7 +583,15 @@ export class CatalogStore implements Synchronous<Catalog> {
   model(idOrBundle: string): ModelRecord | null {
     const row =
       this.one(builder.selectFrom('models').selectAll().where('id', '=', idOrBundle)) ??
-      this.one(builder.selectFrom('models').selectAll().where('bundle', '=', idOrBundle).orderBy('created_at', 'desc').orderBy('id', 'desc').limit(1));
+      this.one(
+        builder
+          .selectFrom('models')
+          .selectAll()
+          .where('bundle', '=', idOrBundle)
+          .orderBy('created_at', 'desc')
+          .orderBy('id', 'desc')
+          .limit(1),
+      );
     return row ? toModel(row) : null;
   }
 
@@ -559,7 +611,12 @@ export class CatalogStore implements Synchronous<Catalog> {
     return this.change(() => {
       const stored = this.champion(next.hotkey);
       const { pointer } = next;
-      if (stored && stored.pointer.generation === pointer.generation && stored.pointer.digest === pointer.digest && stored.pointer.previous === pointer.previous) {
+      if (
+        stored &&
+        stored.pointer.generation === pointer.generation &&
+        stored.pointer.digest === pointer.digest &&
+        stored.pointer.previous === pointer.previous
+      ) {
         return stored;
       }
       const generation = stored?.pointer.generation ?? 0;
@@ -569,7 +626,9 @@ export class CatalogStore implements Synchronous<Catalog> {
         );
       }
       if (pointer.generation <= generation) {
-        throw new BadInputError(`A new champion of ${next.hotkey} needs a generation above ${generation}, not ${pointer.generation}. Nothing was changed.`);
+        throw new BadInputError(
+          `A new champion of ${next.hotkey} needs a generation above ${generation}, not ${pointer.generation}. Nothing was changed.`,
+        );
       }
       this.run(
         builder.insertInto('champions').values({
@@ -591,7 +650,13 @@ export class CatalogStore implements Synchronous<Catalog> {
     this.change(() => {
       const stored = this.champion(hotkey);
       if (!stored) throw new BadInputError(`Hotkey ${hotkey} has no champion that could have been submitted; nothing was changed.`);
-      this.run(builder.updateTable('champions').set({ submitted_at: at }).where('hotkey', '=', hotkey).where('generation', '=', stored.pointer.generation));
+      this.run(
+        builder
+          .updateTable('champions')
+          .set({ submitted_at: at })
+          .where('hotkey', '=', hotkey)
+          .where('generation', '=', stored.pointer.generation),
+      );
     });
   }
 
@@ -609,11 +674,13 @@ export class CatalogStore implements Synchronous<Catalog> {
 
   /** By submission, then day. */
   reminders(hotkey: string): { submittedAt: number; day: number; at: number }[] {
-    return this.all(builder.selectFrom('reminders').selectAll().where('hotkey', '=', hotkey).orderBy('submitted_at').orderBy('day')).map((row) => ({
-      submittedAt: row.submitted_at,
-      day: row.day,
-      at: row.at,
-    }));
+    return this.all(builder.selectFrom('reminders').selectAll().where('hotkey', '=', hotkey).orderBy('submitted_at').orderBy('day')).map(
+      (row) => ({
+        submittedAt: row.submitted_at,
+        day: row.day,
+        at: row.at,
+      }),
+    );
   }
 
   openTrial(trial: TrialRecord): void {
@@ -646,7 +713,12 @@ export class CatalogStore implements Synchronous<Catalog> {
         if (trial.decision === decision) return;
         throw new BadInputError(`Trial ${id} was closed with '${trial.decision}'; '${decision}' came too late and changed nothing.`);
       }
-      this.run(builder.updateTable('trials').set({ decision, closed_at: at, evidence: json(evidence) }).where('id', '=', id));
+      this.run(
+        builder
+          .updateTable('trials')
+          .set({ decision, closed_at: at, evidence: json(evidence) })
+          .where('id', '=', id),
+      );
     });
   }
 
@@ -662,7 +734,9 @@ export class CatalogStore implements Synchronous<Catalog> {
       const known = this.entry(entry.job);
       if (known) return known;
       if (!Number.isFinite(entry.cents) || entry.cents < 0 || !/^\d{4}-\d{2}$/.test(entry.month)) {
-        throw new BadInputError(`Job ${entry.job} asked to reserve ${entry.cents} cents for month '${entry.month}'; expected cents >= 0 and YYYY-MM. Nothing was reserved.`);
+        throw new BadInputError(
+          `Job ${entry.job} asked to reserve ${entry.cents} cents for month '${entry.month}'; expected cents >= 0 and YYYY-MM. Nothing was reserved.`,
+        );
       }
       const spent = this.ledger(entry.month)
         .filter((row) => row.status !== 'released')
@@ -676,7 +750,14 @@ export class CatalogStore implements Synchronous<Catalog> {
       this.run(
         builder
           .insertInto('ledger')
-          .values({ job: entry.job, backend: entry.backend, reserved_cents: entry.cents, actual_cents: null, month: entry.month, status: 'reserved' }),
+          .values({
+            job: entry.job,
+            backend: entry.backend,
+            reserved_cents: entry.cents,
+            actual_cents: null,
+            month: entry.month,
+            status: 'reserved',
+          }),
       );
       return this.entry(entry.job)!;
     });
@@ -687,7 +768,8 @@ export class CatalogStore implements Synchronous<Catalog> {
     this.change(() => {
       const known = this.entry(job);
       if (!known) throw new BadInputError(`Nothing was reserved for job ${job}, so it cannot be settled; nothing was changed.`);
-      if (!Number.isFinite(actualCents) || actualCents < 0) throw new BadInputError(`Job ${job} cannot be settled with ${actualCents} cents; expected >= 0. Nothing was changed.`);
+      if (!Number.isFinite(actualCents) || actualCents < 0)
+        throw new BadInputError(`Job ${job} cannot be settled with ${actualCents} cents; expected >= 0. Nothing was changed.`);
       if (known.status === 'settled') return;
       this.run(builder.updateTable('ledger').set({ actual_cents: actualCents, status: 'settled' }).where('job', '=', job));
     });
@@ -740,21 +822,33 @@ export class CatalogStore implements Synchronous<Catalog> {
     const kept = 'None of these images was added.';
     for (const digest of row.parents) {
       const parent = find(digest);
-      if (!parent) throw new LeakError(`Image ${row.digest} names a parent ${digest} that is not in the catalog, so its pool cannot be checked. ${kept}`);
+      if (!parent)
+        throw new LeakError(
+          `Image ${row.digest} names a parent ${digest} that is not in the catalog, so its pool cannot be checked. ${kept}`,
+        );
       if (parent.pool !== row.pool) {
-        throw new LeakError(`Image ${row.digest} is meant for pool '${row.pool}', but its parent ${digest} is in '${parent.pool}': evidence would leak from one pool into another. ${kept}`);
+        throw new LeakError(
+          `Image ${row.digest} is meant for pool '${row.pool}', but its parent ${digest} is in '${parent.pool}': evidence would leak from one pool into another. ${kept}`,
+        );
       }
     }
     if (row.pool === 'test' && row.provider !== null) {
-      throw new LeakError(`Image ${row.digest} was synthesised by '${row.provider}' from images of the test pool, which is never synthesised from. ${kept}`);
+      throw new LeakError(
+        `Image ${row.digest} was synthesised by '${row.provider}' from images of the test pool, which is never synthesised from. ${kept}`,
+      );
     }
   }
 
   private version(): number {
-    const tables = this.sqlite.prepare(`select name from sqlite_master where type = 'table' and name not like 'sqlite_%'`).pluck().all() as string[];
+    const tables = this.sqlite
+      .prepare(`select name from sqlite_master where type = 'table' and name not like 'sqlite_%'`)
+      .pluck()
+      .all() as string[];
     if (tables.length === 0) return 0;
     if (!tables.includes('schema_version')) {
-      throw new CatalogError(`${this.file} is an SQLite file of some other program (tables ${tables.slice(0, 5).join(', ')}). It was left as it is. Choose another --home.`);
+      throw new CatalogError(
+        `${this.file} is an SQLite file of some other program (tables ${tables.slice(0, 5).join(', ')}). It was left as it is. Choose another --home.`,
+      );
     }
     const version = (this.sqlite.prepare('select max(version) from schema_version').pluck().get() as number | null) ?? 0;
     if (version > SCHEMA_VERSION) {
@@ -777,7 +871,9 @@ export class CatalogStore implements Synchronous<Catalog> {
         const compiled = step.compile();
         this.sqlite.prepare(compiled.sql).run(...compiled.parameters);
       }
-      this.sqlite.prepare(`insert into schema_version (version, applied_at) values (?, cast(unixepoch('subsec') * 1000 as integer))`).run(migration.version);
+      this.sqlite
+        .prepare(`insert into schema_version (version, applied_at) values (?, cast(unixepoch('subsec') * 1000 as integer))`)
+        .run(migration.version);
     }
   }
 

@@ -31,8 +31,8 @@ function serve(): void {
   answer({ id: 0, ok: true, value: null });
   port.on('message', (call: Call) => {
     try {
-      const method = store[call.method] as (...args: unknown[]) => unknown;
-      answer({ id: call.id, ok: true, value: method.apply(store, call.args) });
+      const value = (store[call.method] as (this: CatalogStore, ...args: unknown[]) => unknown).apply(store, call.args);
+      answer({ id: call.id, ok: true, value });
     } catch (error) {
       answer({ id: call.id, ok: false, error: packError(error) });
     }

@@ -14,10 +14,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import { promises as fs } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { JobProgress, JobResult, JobSpec, JOB_EXIT } from '../../domain/contracts/jobs.js';
+import { JobProgress, JobResult, JOB_EXIT, type JobSpec } from '../../domain/contracts/jobs.js';
 import { BadInputError, JobFailedError } from '../../domain/errors.js';
 import { packageRoot } from '../entry.js';
-import { ensureDir, explainWriteError, isMissing, readJsonIfExists, readTail, writeFileAtomic, writeJsonAtomic } from '../fsutil.js';
+import { ensureDir, isMissing, readJsonIfExists, readTail, writeFileAtomic, writeJsonAtomic } from '../fsutil.js';
 import type { GpuBackend } from '../ports.js';
 import { isAlive, processesWithEnvironment, signal, waitUntil, type ProcessIdentity } from '../process.js';
 
@@ -83,9 +83,12 @@ export interface LocalGpuOptions {
 
 /** A job's folder below `jobs`. Names that are no plain file names get a digest behind, so that no two share a folder. */
 export function jobDir(jobs: string, name: string): string {
-  const safe = name.replace(/[^A-Za-z0-9._-]+/g, '-').slice(0, 120);
-  if (safe === name && /^[A-Za-z0-9]/.test(name)) return path.join(jobs, name);
-  return path.join(jobs, `${safe.replace(/^[^A-Za-z0-9]+/, '')}-${createHash('sha256').update(name).digest('hex').slice(0, 10)}`);
+  if (/^[A-Za-z0-9][A-Za-z0-9._-]{0,119}$/.test(name)) return path.join(jobs, name);
+  const safe = name
+    .replace(/[^A-Za-z0-9._-]+/g, '-')
+    .replace(/^[^A-Za-z0-9]+/, '')
+    .slice(0, 120);
+  return path.join(jobs, `${safe || 'job'}-${createHash('sha256').update(name).digest('hex').slice(0, 10)}`);
 }
 
 export class LocalGpu implements GpuBackend {
@@ -98,7 +101,6 @@ export class LocalGpu implements GpuBackend {
     this.clock = options.clock ?? Date.now;
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await -- the port is asynchronous
   async offer(maxSeconds: number): Promise<{ centsPerHour: number; reserveCents: number }> {
     const centsPerHour = this.options.centsPerHour ?? 0;
     return { centsPerHour, reserveCents: Math.ceil((centsPerHour * maxSeconds) / 3600) };
@@ -201,7 +203,8 @@ export class LocalGpu implements GpuBackend {
     await ensureDir(dir);
     await ensureDir(spec.workDir);
     // Of earlier starts; every start has its own token, so that none is ever taken for another's.
-    for (const file of await fs.readdir(dir)) if (/^\.?(exitcode|expired|wrapper)\./.test(file)) await fs.rm(path.join(dir, file), { force: true });
+    for (const file of await fs.readdir(dir))
+      if (/^\.?(exitcode|expired|wrapper)\./.test(file)) await fs.rm(path.join(dir, file), { force: true });
     // Only a bad result can be here: it would be taken for this attempt's.
     await fs.rm(path.join(spec.workDir, 'result.json'), { force: true });
     const specFile = path.join(dir, 'spec.json');
@@ -221,18 +224,41 @@ export class LocalGpu implements GpuBackend {
 
     const [stdout, stderr] = await Promise.all([fs.open(path.join(dir, 'stdout.log'), 'a'), fs.open(path.join(dir, 'stderr.log'), 'a')]);
     try {
-      const child = spawn('/bin/sh', ['-c', WRAPPER, 'flywheel-job', dir, token, String(Math.ceil(limits.maxSeconds)), String(LIMIT_GRACE_S), String(limits.nice), ...command], {
-        // A session and group of its own: neither Ctrl-C nor the end of this process reaches it.
-        detached: true,
-        stdio: ['ignore', stdout.fd, stderr.fd],
-        env: { ...process.env, ...threadLimits(spec.threads), ...options.env, [GROUP_NAME]: token, PYTHONUNBUFFERED: '1', PYTHONPATH: pythonPath(options.env?.['PYTHONPATH'] ?? process.env['PYTHONPATH']) },
-      });
+      const child = spawn(
+        '/bin/sh',
+        [
+          '-c',
+          WRAPPER,
+          'flywheel-job',
+          dir,
+          token,
+          String(Math.ceil(limits.maxSeconds)),
+          String(LIMIT_GRACE_S),
+          String(limits.nice),
+          ...command,
+        ],
+        {
+          // A session and group of its own: neither Ctrl-C nor the end of this process reaches it.
+          detached: true,
+          stdio: ['ignore', stdout.fd, stderr.fd],
+          env: {
+            ...process.env,
+            ...threadLimits(spec.threads),
+            ...options.env,
+            [GROUP_NAME]: token,
+            PYTHONUNBUFFERED: '1',
+            PYTHONPATH: pythonPath(options.env?.['PYTHONPATH'] ?? process.env['PYTHONPATH']),
+          },
+        },
+      );
       child.unref();
-      const failed = new Promise<never>((_resolve, reject) => child.once('error', (error) => reject(explainWriteError(error, dir))));
+      const failed = new Promise<never>((_resolve, reject) => child.once('error', reject));
       const recorded = waitUntil(async () => child.exitCode !== null || (await this.wrapperFile(dir, { token })) !== null, 30_000);
       if (!(await Promise.race([recorded, failed]))) {
         if (child.pid !== undefined) signal(-child.pid, 'SIGKILL');
-        throw new Error(`Job ${spec.name} did not start within 30 s (machine overloaded?). Nothing of it runs; see ${dir}/stderr.log. It may be started again.`);
+        throw new Error(
+          `Job ${spec.name} did not start within 30 s (machine overloaded?). Nothing of it runs; see ${dir}/stderr.log. It may be started again.`,
+        );
       }
     } finally {
       await stdout.close();
@@ -294,7 +320,10 @@ export class LocalGpu implements GpuBackend {
       await send('SIGKILL');
       return gone();
     }, 10_000);
-    if (!ended) throw new Error(`Job ${launch.name} is still there 10 s after SIGKILL (blocked in the kernel?). Its folder ${dir} is kept. End it by hand.`);
+    if (!ended)
+      throw new Error(
+        `Job ${launch.name} is still there 10 s after SIGKILL (blocked in the kernel?). Its folder ${dir} is kept. End it by hand.`,
+      );
     await endStrays();
   }
 
@@ -311,9 +340,12 @@ export class LocalGpu implements GpuBackend {
     const result = await this.result(launch);
     if (!result) return null;
     if (result.ok) return JOB_EXIT.ok;
-    return { 'bad-input': JOB_EXIT.badInput, 'out-of-memory': JOB_EXIT.outOfMemory, infrastructure: JOB_EXIT.infrastructure, interrupted: JOB_EXIT.interrupted }[
-      result.error.kind
-    ];
+    return {
+      'bad-input': JOB_EXIT.badInput,
+      'out-of-memory': JOB_EXIT.outOfMemory,
+      infrastructure: JOB_EXIT.infrastructure,
+      interrupted: JOB_EXIT.interrupted,
+    }[result.error.kind];
   }
 
   private async expired(dir: string, launch: Launch): Promise<boolean> {
@@ -341,7 +373,8 @@ export class LocalGpu implements GpuBackend {
   }
 
   private async logTail(dir: string, launch: Launch): Promise<string> {
-    const said = (await readTail(path.join(dir, 'stderr.log'), LOG_TAIL_BYTES)) || (await readTail(path.join(dir, 'stdout.log'), LOG_TAIL_BYTES));
+    const said =
+      (await readTail(path.join(dir, 'stderr.log'), LOG_TAIL_BYTES)) || (await readTail(path.join(dir, 'stdout.log'), LOG_TAIL_BYTES));
     return (await this.expired(dir, launch)) ? `${said}\nEnded by its time limit of ${launch.maxSeconds} s (gpu.maxJobSeconds).` : said;
   }
 }
@@ -356,7 +389,9 @@ function tryJson(text: string): unknown {
 
 /** Folders and thread counts may differ between starts of one job; what it is asked for may not. */
 function digestOfInput(spec: JobSpec): string {
-  return createHash('sha256').update(JSON.stringify({ version: spec.version, job: spec.job, input: sorted(spec.input) })).digest('hex');
+  return createHash('sha256')
+    .update(JSON.stringify({ version: spec.version, job: spec.job, input: sorted(spec.input) }))
+    .digest('hex');
 }
 
 function sorted(value: unknown): unknown {
@@ -371,7 +406,12 @@ function sorted(value: unknown): unknown {
 
 /** Every library that starts threads by itself is told how many. */
 function threadLimits(threads: number): Record<string, string> {
-  return Object.fromEntries(['OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMEXPR_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS'].map((name) => [name, String(threads)]));
+  return Object.fromEntries(
+    ['OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'NUMEXPR_NUM_THREADS', 'VECLIB_MAXIMUM_THREADS'].map((name) => [
+      name,
+      String(threads),
+    ]),
+  );
 }
 
 function pythonPath(own: string | undefined): string {

@@ -3,7 +3,7 @@
  * short side, `resize` (Pillow's own fixed-point resampling, reimplemented), scale and normalise in float32.
  * EXIF orientation and colour profiles are not applied, since Pillow's `open` applies neither.
  */
-import sharp from 'sharp';
+import sharp, { type Metadata } from 'sharp';
 import type { Preprocess } from '../../domain/contracts/common.js';
 
 // One image after another never repeats: libvips' operation cache only holds memory.
@@ -69,8 +69,8 @@ export async function inspectImage(bytes: Uint8Array, limits: ImageLimits = DEFA
   return { format, width, height, depth, space, channels };
 }
 
-async function metadataOf(bytes: Uint8Array, format: ImageFormat): Promise<sharp.Metadata> {
-  let metadata: sharp.Metadata;
+async function metadataOf(bytes: Uint8Array, format: ImageFormat): Promise<Metadata> {
+  let metadata: Metadata;
   try {
     // No pixel limit here: the header is read to apply our own, with an error of its own.
     metadata = await sharp(bytes, { limitInputPixels: false, failOn: 'error' }).metadata();

@@ -95,7 +95,9 @@ export class FileObjectStore implements ObjectStore {
       bytes = await fs.readFile(file);
     } catch (error) {
       if (isMissing(error)) {
-        throw new ObjectMissingError(`Object ${digest} is not in ${this.root}. Nothing was changed. Restore it from a backup, or import its source again.`);
+        throw new ObjectMissingError(
+          `Object ${digest} is not in ${this.root}. Nothing was changed. Restore it from a backup, or import its source again.`,
+        );
       }
       throw error;
     }
@@ -113,7 +115,8 @@ export class FileObjectStore implements ObjectStore {
     const parts: string[] = [];
     for (const row of rows) {
       const line = JSON.stringify(row) as string | undefined;
-      if (line === undefined) throw new BadInputError(`Row ${parts.length + 1} cannot be written as JSON (${typeof row}). Nothing was stored.`);
+      if (line === undefined)
+        throw new BadInputError(`Row ${parts.length + 1} cannot be written as JSON (${typeof row}). Nothing was stored.`);
       parts.push(line, '\n');
     }
     return this.put(Buffer.from(parts.join(''), 'utf8'));
@@ -129,7 +132,9 @@ export class FileObjectStore implements ObjectStore {
       try {
         rows.push(parse(JSON.parse(line)));
       } catch (error) {
-        throw new BadInputError(`Line ${number} of object ${digest} is not what was expected: ${(error as Error).message}`, { cause: error });
+        throw new BadInputError(`Line ${number} of object ${digest} is not what was expected: ${(error as Error).message}`, {
+          cause: error,
+        });
       }
     }
     return rows;
@@ -142,7 +147,9 @@ export class FileObjectStore implements ObjectStore {
   async sweep(olderThanMs = LEFTOVER_MS): Promise<number> {
     let folders: string[];
     try {
-      folders = (await fs.readdir(this.root, { withFileTypes: true })).filter((e) => e.isDirectory() && /^[0-9a-f]{2}$/.test(e.name)).map((e) => e.name);
+      folders = (await fs.readdir(this.root, { withFileTypes: true }))
+        .filter((e) => e.isDirectory() && /^[0-9a-f]{2}$/.test(e.name))
+        .map((e) => e.name);
     } catch (error) {
       if (isMissing(error)) return 0;
       throw error;

@@ -65,7 +65,9 @@ export async function findPython(): Promise<{ found: PythonVersion | null; seen:
 
 /** @returns whether this machine drives an NVIDIA GPU, so that the CUDA wheels are of use */
 export function hasNvidiaDriver(): boolean {
-  return process.platform === 'linux' && (existsSync('/proc/driver/nvidia/version') || existsSync('/dev/nvidiactl') || existsSync('/dev/dxg'));
+  return (
+    process.platform === 'linux' && (existsSync('/proc/driver/nvidia/version') || existsSync('/dev/nvidiactl') || existsSync('/dev/dxg'))
+  );
 }
 
 /** What the environment is made of; the same stamp means that nothing is to be done. */
@@ -90,23 +92,45 @@ const FROM_TORCH_INDEX = ['torch', 'torchvision'];
 
 /** Names and versions in a uv.lock. */
 export function lockedPackages(lock: string): { name: string; version: string }[] {
-  return [...lock.matchAll(/^\[\[package\]\]\nname = "([^"]+)"\nversion = "([^"]+)"/gm)].map((match) => ({ name: match[1] ?? '', version: match[2] ?? '' }));
+  return [...lock.matchAll(/^\[\[package\]\]\nname = "([^"]+)"\nversion = "([^"]+)"/gm)].map((match) => ({
+    name: match[1] ?? '',
+    version: match[2] ?? '',
+  }));
 }
 
 /**
  * The commands that make the environment, in order. With CPU wheels the GPU-only packages of the lock are left out and
  * torch comes from PyTorch's CPU index in the locked version; everything else is as locked.
  */
-export function installPlan(options: { lock: string; project: string; python: string; groups: 'main' | 'dev'; wheels: 'cpu' | 'default' }): { args: string[]; what: string }[] {
-  const sync = ['sync', '--frozen', '--project', options.project, '--python', options.python, ...(options.groups === 'main' ? ['--no-dev'] : [])];
+export function installPlan(options: {
+  lock: string;
+  project: string;
+  python: string;
+  groups: 'main' | 'dev';
+  wheels: 'cpu' | 'default';
+}): { args: string[]; what: string }[] {
+  const sync = [
+    'sync',
+    '--frozen',
+    '--project',
+    options.project,
+    '--python',
+    options.python,
+    ...(options.groups === 'main' ? ['--no-dev'] : []),
+  ];
   if (options.wheels === 'default') return [{ args: sync, what: 'installing Python packages' }];
   const locked = lockedPackages(options.lock);
   const left = locked.filter(({ name }) => GPU_ONLY.test(name) || FROM_TORCH_INDEX.includes(name)).map(({ name }) => name);
-  const torch = locked.filter(({ name }) => FROM_TORCH_INDEX.includes(name)).map(({ name, version }) => `${name}==${version.replace(/\+.*$/, '')}`);
+  const torch = locked
+    .filter(({ name }) => FROM_TORCH_INDEX.includes(name))
+    .map(({ name, version }) => `${name}==${version.replace(/\+.*$/, '')}`);
   const interpreter = path.join(options.project, '.venv', 'bin', 'python');
   return [
     { args: [...sync, '--inexact', ...left.flatMap((name) => ['--no-install-package', name])], what: 'installing Python packages' },
-    { args: ['pip', 'install', '--python', interpreter, '--index-url', CPU_INDEX, '--no-deps', ...torch], what: 'installing PyTorch for the CPU' },
+    {
+      args: ['pip', 'install', '--python', interpreter, '--index-url', CPU_INDEX, '--no-deps', ...torch],
+      what: 'installing PyTorch for the CPU',
+    },
   ];
 }
 
@@ -120,11 +144,17 @@ export function parseUvLine(line: string): string | null {
 
 /** Explains a failed installation from what the tool said. */
 export function explainInstallFailure(output: string): string {
-  if (/No space left on device|os error 28|ENOSPC/.test(output)) return 'The disk is full. Free some space (up to 7 GB are needed), then start again: what was downloaded is kept.';
-  if (/dns error|failed to lookup|Name or service not known|Temporary failure in name resolution|Connection refused|tcp connect error|Could not connect|timed out|No matching distribution|NewConnectionError/i.test(output)) {
+  if (/No space left on device|os error 28|ENOSPC/.test(output))
+    return 'The disk is full. Free some space (up to 7 GB are needed), then start again: what was downloaded is kept.';
+  if (
+    /dns error|failed to lookup|Name or service not known|Temporary failure in name resolution|Connection refused|tcp connect error|Could not connect|timed out|No matching distribution|NewConnectionError/i.test(
+      output,
+    )
+  ) {
     return 'The package index is out of reach. Check the network (and UV_DEFAULT_INDEX or PIP_INDEX_URL where a mirror is used), then start again: what was downloaded is kept.';
   }
-  if (/hash mismatch/i.test(output)) return 'A package does not match the lock file. Do not use it: clear the cache with `uv cache clean` and start again.';
+  if (/hash mismatch/i.test(output))
+    return 'A package does not match the lock file. Do not use it: clear the cache with `uv cache clean` and start again.';
   return 'What was installed so far is kept; start again when the cause below is mended.';
 }
 
@@ -148,10 +178,19 @@ async function ensureUv(python: string, onProgress: OnProgress): Promise<string>
   rmSync(folder, { recursive: true, force: true });
   const made = await runCommand(python, ['-m', 'venv', folder], { timeoutMs: 180_000 });
   if (made.code !== 0) {
-    throw new ServiceUnavailableError(`${python} cannot make a virtual environment (Debian: apt-get install python3-venv). Nothing else was started.\n${tail(made.output, 6)}`);
+    throw new ServiceUnavailableError(
+      `${python} cannot make a virtual environment (Debian: apt-get install python3-venv). Nothing else was started.\n${tail(made.output, 6)}`,
+    );
   }
-  const installed = await runCommand(path.join(folder, 'bin', 'python'), ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', 'uv'], { timeoutMs: 300_000 });
-  if (installed.code !== 0 || !isExecutable(uv)) throw new ServiceUnavailableError(`uv could not be installed. ${explainInstallFailure(installed.output)}\n${tail(installed.output, 6)}`);
+  const installed = await runCommand(
+    path.join(folder, 'bin', 'python'),
+    ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', 'uv'],
+    { timeoutMs: 300_000 },
+  );
+  if (installed.code !== 0 || !isExecutable(uv))
+    throw new ServiceUnavailableError(
+      `uv could not be installed. ${explainInstallFailure(installed.output)}\n${tail(installed.output, 6)}`,
+    );
   return uv;
 }
 
@@ -199,24 +238,41 @@ export async function ensurePython(
 
   const { found, seen } = await findPython();
   if (found === null) {
-    const what = seen.length === 0 ? 'No Python was found' : `Found only ${seen.map((python) => `${python.path} (${python.text})`).join(', ')}`;
-    throw new ServiceUnavailableError(`${what}; Python 3.${PYTHON_MIN} to 3.${PYTHON_BELOW - 1} is needed. Nothing was started. Install one (Debian: apt-get install python3 python3-venv), or name it with FLYWHEEL_PYTHON.`);
+    const what =
+      seen.length === 0 ? 'No Python was found' : `Found only ${seen.map((python) => `${python.path} (${python.text})`).join(', ')}`;
+    throw new ServiceUnavailableError(
+      `${what}; Python 3.${PYTHON_MIN} to 3.${PYTHON_BELOW - 1} is needed. Nothing was started. Install one (Debian: apt-get install python3 python3-venv), or name it with FLYWHEEL_PYTHON.`,
+    );
   }
   mkdirSync(cacheDir('locks'), { recursive: true });
-  const lock = await waitForLock(path.join(cacheDir('locks'), `python-${createHash('sha256').update(project).digest('hex').slice(0, 12)}.lock`), 'The Python environment', onProgress, options.signal);
+  const lock = await waitForLock(
+    path.join(cacheDir('locks'), `python-${createHash('sha256').update(project).digest('hex').slice(0, 12)}.lock`),
+    'The Python environment',
+    onProgress,
+    options.signal,
+  );
   try {
     const meanwhile = ready();
     if (meanwhile !== null) return meanwhile;
     const uv = await ensureUv(found.path, onProgress);
-    const wheels = !hasNvidiaDriver() && (process.platform === 'darwin' ? false : await answers(`${CPU_INDEX}/torch/`, 3_000)) ? 'cpu' : 'default';
+    const wheels =
+      !hasNvidiaDriver() && (process.platform === 'darwin' ? false : await answers(`${CPU_INDEX}/torch/`, 3_000)) ? 'cpu' : 'default';
     const space = statfsSync(project);
     const free = space.bavail * space.bsize;
     if (!existsSync(interpreter) && free < NEEDS_BYTES[wheels]) {
-      throw new ServiceUnavailableError(`${(free / 1e9).toFixed(1)} GB are free at ${project}, ${NEEDS_BYTES[wheels] / 1e9} GB are needed for the Python packages. Nothing was installed. Free some space, then start again.`);
+      throw new ServiceUnavailableError(
+        `${(free / 1e9).toFixed(1)} GB are free at ${project}, ${NEEDS_BYTES[wheels] / 1e9} GB are needed for the Python packages. Nothing was installed. Free some space, then start again.`,
+      );
     }
     // Packages of the last stamp may be half replaced from here on.
     rmSync(stampFile, { force: true });
-    for (const step of installPlan({ lock: readFileSync(path.join(project, 'uv.lock'), 'utf8'), project, python: found.path, groups, wheels })) {
+    for (const step of installPlan({
+      lock: readFileSync(path.join(project, 'uv.lock'), 'utf8'),
+      project,
+      python: found.path,
+      groups,
+      wheels,
+    })) {
       const started = Date.now();
       let latest = step.what;
       const report = (): void => {
@@ -225,7 +281,13 @@ export async function ensurePython(
       report();
       const ticker = setInterval(report, 1_000);
       try {
-        const env = { ...process.env, UV_PYTHON_DOWNLOADS: 'never', UV_PROJECT_ENVIRONMENT: venv, VIRTUAL_ENV: undefined, UV_HTTP_TIMEOUT: process.env.UV_HTTP_TIMEOUT ?? '120' };
+        const env = {
+          ...process.env,
+          UV_PYTHON_DOWNLOADS: 'never',
+          UV_PROJECT_ENVIRONMENT: venv,
+          VIRTUAL_ENV: undefined,
+          UV_HTTP_TIMEOUT: process.env.UV_HTTP_TIMEOUT ?? '120',
+        };
         const result = await runCommand(uv, step.args, {
           cwd: project,
           env,
@@ -236,13 +298,19 @@ export async function ensurePython(
           ...(options.signal === undefined ? {} : { signal: options.signal }),
         });
         options.signal?.throwIfAborted();
-        if (result.code !== 0) throw new ServiceUnavailableError(`Python packages could not be installed. ${explainInstallFailure(result.output)}\n${tail(result.output, 10)}`);
+        if (result.code !== 0)
+          throw new ServiceUnavailableError(
+            `Python packages could not be installed. ${explainInstallFailure(result.output)}\n${tail(result.output, 10)}`,
+          );
       } finally {
         clearInterval(ticker);
       }
     }
     const check = await runCommand(interpreter, ['-c', 'import torch, timm, onnx, flywheel_jobs'], { timeoutMs: 180_000 });
-    if (check.code !== 0) throw new ServiceUnavailableError(`The Python packages were installed but do not load. Remove ${venv} and start again.\n${tail(check.output, 10)}`);
+    if (check.code !== 0)
+      throw new ServiceUnavailableError(
+        `The Python packages were installed but do not load. Remove ${venv} and start again.\n${tail(check.output, 10)}`,
+      );
     await writeJsonAtomic(stampFile, { lock: digestOfLock(project), python: found.text, groups, wheels } satisfies Stamp);
     return { python: interpreter, installed: true, wheels };
   } finally {

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { cacheDir } from '../cacheDir.js';
 import { findOnPath, isExecutable, runCommand, tail } from '../command.js';
-import { takeLock, HomeLockedError } from '../home.js';
+import { HomeLockedError, takeLock } from '../lock.js';
 import { answers } from '../network.js';
 import { ServiceUnavailableError } from '../unavailable.js';
 
@@ -93,7 +93,9 @@ export async function ensureTemporal(onProgress: OnProgress = () => undefined, s
   } finally {
     lock.release();
   }
-  throw new ServiceUnavailableError(`There is no Temporal server, and none could be got (${tried.join('; ')}). Nothing was started. One of these four ways helps:\n  ${FOUR_WAYS}`);
+  throw new ServiceUnavailableError(
+    `There is no Temporal server, and none could be got (${tried.join('; ')}). Nothing was started. One of these four ways helps:\n  ${FOUR_WAYS}`,
+  );
 }
 
 async function buildWithGo(go: string, bin: string, onProgress: OnProgress, signal?: AbortSignal): Promise<TemporalBinary | string> {
@@ -152,7 +154,10 @@ export async function waitForLock(file: string, what: string, onProgress: OnProg
     } catch (error) {
       if (!(error instanceof HomeLockedError)) throw error;
       signal?.throwIfAborted();
-      onProgress(`waiting for process ${error.holder.pid}, which does the same`, Math.round((Date.now() - started) / 1000));
+      onProgress(
+        `waiting for ${error.holder === null ? 'another process' : `process ${error.holder.pid}`}, which does the same`,
+        Math.round((Date.now() - started) / 1000),
+      );
       await sleep(500);
     }
   }

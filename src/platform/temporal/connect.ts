@@ -57,7 +57,9 @@ export function temporalCredentials(env: NodeJS.ProcessEnv = process.env): Crede
   const key = read('TEMPORAL_TLS_CLIENT_KEY_PATH') ?? read('TEMPORAL_TLS_KEY');
   const serverRootCACertificate = read('TEMPORAL_TLS_SERVER_CA_CERT_PATH') ?? read('TEMPORAL_TLS_CA');
   if ((crt === undefined) !== (key === undefined)) {
-    throw new BadInputError('TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH belong together: one of them is not set. Nothing was started.');
+    throw new BadInputError(
+      'TEMPORAL_TLS_CLIENT_CERT_PATH and TEMPORAL_TLS_CLIENT_KEY_PATH belong together: one of them is not set. Nothing was started.',
+    );
   }
   const apiKey = env.TEMPORAL_API_KEY === '' ? undefined : env.TEMPORAL_API_KEY;
   const serverNameOverride = env.TEMPORAL_TLS_SERVER_NAME;
@@ -85,7 +87,9 @@ export async function connectTemporal(info: TemporalAddress, timeoutMs = 10_000)
     return new Client({ connection, namespace: info.namespace });
   } catch (error) {
     if (error instanceof BadInputError) throw error;
-    throw new ServiceUnavailableError(`Temporal at ${info.address} does not answer: ${(error as Error).message}. Nothing was lost: run \`flywheel up\`, or check TEMPORAL_ADDRESS and its credentials.`);
+    throw new ServiceUnavailableError(
+      `Temporal at ${info.address} does not answer: ${(error as Error).message}. Nothing was lost: run \`flywheel up\`, or check TEMPORAL_ADDRESS and its credentials.`,
+    );
   }
 }
 
@@ -106,7 +110,9 @@ export async function locateTemporal(paths: HomePaths): Promise<TemporalAddress>
     const { address, namespace, ui } = services.temporal;
     return { address, namespace, ui };
   }
-  throw new ServiceUnavailableError(`No flywheel runs on ${paths.root}, and TEMPORAL_ADDRESS is not set. Start one with \`flywheel up\`, or name the home of the running one with --home.`);
+  throw new ServiceUnavailableError(
+    `No flywheel runs on ${paths.root}, and TEMPORAL_ADDRESS is not set. Start one with \`flywheel up\`, or name the home of the running one with --home.`,
+  );
 }
 
 /**
@@ -135,5 +141,7 @@ export async function waitHealthy(info: TemporalAddress, timeoutMs: number, aliv
       await connection?.close();
     }
   }
-  throw new ServiceUnavailableError(`Temporal at ${info.address} (namespace ${info.namespace}) is not healthy${alive() ? ` after ${Math.round(timeoutMs / 1000)} s` : ': its process has ended'}: ${last}.`);
+  throw new ServiceUnavailableError(
+    `Temporal at ${info.address} (namespace ${info.namespace}) is not healthy${alive() ? ` after ${Math.round(timeoutMs / 1000)} s` : ': its process has ended'}: ${last}.`,
+  );
 }

@@ -26,7 +26,13 @@ export interface TemporalCommand extends TemporalAddress {
  * @param options.port, options.uiPort asked for by name: taken ones are an error
  * @throws ServiceUnavailableError when a port asked for is taken
  */
-export async function temporalCommand(options: { binary: string; dbFile: string | null; port?: number; uiPort?: number; namespace?: string }): Promise<TemporalCommand> {
+export async function temporalCommand(options: {
+  binary: string;
+  dbFile: string | null;
+  port?: number;
+  uiPort?: number;
+  namespace?: string;
+}): Promise<TemporalCommand> {
   const port = await choosePort(HOST, options.port ?? 7233, options.port !== undefined, 'by name for the Temporal server');
   let uiPort = await choosePort(HOST, options.uiPort ?? 8233, options.uiPort !== undefined, "by name for Temporal's web UI");
   while (uiPort === port) uiPort = await choosePort(HOST, 0, false, "by name for Temporal's web UI");
@@ -79,8 +85,16 @@ export async function startTemporal(options: {
     } catch (error) {
       await stop();
       // Between choosing a port and opening it another process may have taken it.
-      if (child.exitCode !== null && attempt < 3 && options.port === undefined && /address already in use|can't set frontend port/.test(readFileSync(options.logFile, 'utf8'))) continue;
-      throw new ServiceUnavailableError(`${(error as Error).message} Its log (${options.logFile}) ends:\n${tail(readFileSync(options.logFile, 'utf8'), 8)}`);
+      if (
+        child.exitCode !== null &&
+        attempt < 3 &&
+        options.port === undefined &&
+        /address already in use|can't set frontend port/.test(readFileSync(options.logFile, 'utf8'))
+      )
+        continue;
+      throw new ServiceUnavailableError(
+        `${(error as Error).message} Its log (${options.logFile}) ends:\n${tail(readFileSync(options.logFile, 'utf8'), 8)}`,
+      );
     }
   }
 }

@@ -23,7 +23,9 @@ export function timeSkippingServerPath(): string | null {
   const launcher = path.join(folder(), `java-${version}`, 'launch');
   if (isExecutable(launcher)) return launcher;
   const names = existsSync(folder()) ? readdirSync(folder()) : [];
-  const downloaded = names.find((name) => /^temporal-test-server-sdk-typescript-[0-9.]+$/.test(name) && isExecutable(path.join(folder(), name)));
+  const downloaded = names.find(
+    (name) => /^temporal-test-server-sdk-typescript-[0-9.]+$/.test(name) && isExecutable(path.join(folder(), name)),
+  );
   return downloaded === undefined ? null : path.join(folder(), downloaded);
 }
 
@@ -51,7 +53,9 @@ export async function ensureTimeSkippingServer(onProgress: OnProgress = () => un
     const java = findOnPath('java');
     const maven = findOnPath('mvn');
     if (java === null || maven === null) {
-      tried.push(`for the Java server from Maven Central ${[java === null ? '`java` 17' : null, maven === null ? '`mvn`' : null].filter((x) => x !== null).join(' and ')} is missing on PATH`);
+      tried.push(
+        `for the Java server from Maven Central ${[java === null ? '`java` 17' : null, maven === null ? '`mvn`' : null].filter((x) => x !== null).join(' and ')} is missing on PATH`,
+      );
     } else {
       onProgress('fetching the time-skipping test server from Maven Central');
       const failure = await install(java, maven);
@@ -93,7 +97,11 @@ async function install(java: string, maven: string): Promise<string | null> {
       main = 'LoopbackTestServer';
     }
     const flags = '-Xshare:auto -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Xmx512m';
-    writeFileSync(path.join(aside, 'launch'), `#!/bin/sh\nhere=$(dirname "$0")\nexec '${java}' ${flags} -cp "$here/classes:$here/lib/*" ${main} "$@"\n`, { mode: 0o755 });
+    writeFileSync(
+      path.join(aside, 'launch'),
+      `#!/bin/sh\nhere=$(dirname "$0")\nexec '${java}' ${flags} -cp "$here/classes:$here/lib/*" ${main} "$@"\n`,
+      { mode: 0o755 },
+    );
     const final = path.join(folder(), `java-${version}`);
     rmSync(final, { recursive: true, force: true });
     renameSync(aside, final);

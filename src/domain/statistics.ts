@@ -1,0 +1,61 @@
+/** The few quantiles that verdicts need. */
+
+/** Quantile of sorted values with linear interpolation (numpy's default); NaN for none. @param q in [0, 1] */
+export function quantile(sorted: ArrayLike<number>, q: number): number {
+  if (sorted.length === 0) return NaN;
+  const at = Math.min(1, Math.max(0, q)) * (sorted.length - 1);
+  const low = Math.floor(at);
+  const a = sorted[low] as number;
+  const b = sorted[Math.min(sorted.length - 1, low + 1)] as number;
+  return a + (b - a) * (at - low);
+}
+
+/** Quantile of the standard normal distribution (P. J. Acklam's rational approximation, relative error below 1.2e-9). @param p in [0, 1] */
+export function normalQuantile(p: number): number {
+  if (p <= 0) return -Infinity;
+  if (p >= 1) return Infinity;
+  if (p > 0.5) return -normalQuantile(1 - p);
+  if (p < 0.02425) {
+    const q = Math.sqrt(-2 * Math.log(p));
+    return (
+      (((((-7.784894002430293e-3 * q - 3.223964580411365e-1) * q - 2.400758277161838) * q - 2.549732539343734) * q + 4.374664141464968) * q + 2.938163982698783) /
+      ((((7.784695709041462e-3 * q + 3.224671290700398e-1) * q + 2.445134137142996) * q + 3.754408661907416) * q + 1)
+    );
+  }
+  const q = p - 0.5;
+  const r = q * q;
+  return (
+    ((((((-39.69683028665376 * r + 220.9460984245205) * r - 275.9285104469687) * r + 138.357751867269) * r - 30.66479806614716) * r + 2.506628277459239) * q) /
+    (((((-54.47609879822406 * r + 161.5858368580409) * r - 155.6989798598866) * r + 66.80131188771972) * r - 13.28068155288572) * r + 1)
+  );
+}
+
+/**
+ * Upper quantile of Student's t: the value exceeded with probability `tail` (G. W. Hill, CACM algorithm 396).
+ * @param tail in (0, 0.5]; 0 gives infinity @param df degrees of freedom, at least 1, need not be whole
+ */
+export function tQuantile(tail: number, df: number): number {
+  if (tail <= 0) return Infinity;
+  if (tail >= 0.5) return 0;
+  const p = 2 * tail;
+  const n = Math.max(1, df);
+  if (n === 1) return Math.cos((p * Math.PI) / 2) / Math.sin((p * Math.PI) / 2);
+  if (n === 2) return Math.sqrt(2 / (p * (2 - p)) - 2);
+  const a = 1 / (n - 0.5);
+  const b = 48 / (a * a);
+  let c = (((20700 * a) / b - 98) * a - 16) * a + 96.36;
+  const d = ((94.5 / (b + c) - 3) / b + 1) * Math.sqrt((a * Math.PI) / 2) * n;
+  let y = (d * p) ** (2 / n);
+  if (y > 0.05 + a) {
+    const x = normalQuantile(p / 2);
+    y = x * x;
+    if (n < 5) c += 0.3 * (n - 4.5) * (x + 0.6);
+    c += (((0.05 * d * x - 5) * x - 7) * x - 2) * x + b;
+    y = (((((0.4 * y + 6.3) * y + 36) * y + 94.5) / c - y - 3) / b + 1) * x;
+    y = a * y * y;
+    y = y > 0.002 ? Math.exp(y) - 1 : 0.5 * y * y + y;
+  } else {
+    y = ((1 / (((n + 6) / (n * y) - 0.089 * d - 0.822) * (n + 2) * 3) + 0.5 / (n + 4)) * y - 1) * ((n + 1) / (n + 2)) + 1 / y;
+  }
+  return Math.sqrt(n * y);
+}

@@ -1,0 +1,10 @@
+/**
+ * The miner: answers validators with the champion, journals what it saw, runs the shadow, follows the pointer.
+ * Serves on when Temporal, the store and the catalog are down: it knows only its home folder.
+ * No catalog, no workflows, no environment variables here; inference and wire format are the platform's.
+ */
+export { openAxon, MAX_BODY_BYTES } from './axon.js';
+export { Journal } from './journal.js';
+export { Metagraph, Permits } from './metagraph.js';
+export { chosen, PortError, runMiner, type Miner, type MinerLogger, type MinerOptions } from './run.js';
+export { NonceTable, requestId, Verifier } from './verify.js';

@@ -1,0 +1,302 @@
+/** Puts the miner together: axon, models, shadow, journal, control port. */
+import { createHash } from 'node:crypto';
+import { promises as fs } from 'node:fs';
+import path from 'node:path';
+import { isIP } from 'node:net';
+import type { JournalRecord, MinerStatus } from '../domain/contracts/miner.js';
+import { BadInputError } from '../domain/errors.js';
+import type { Hotkey } from '../platform/bittensor/keys.js';
+import { protocolReady } from '../platform/bittensor/protocol.js';
+import { InferenceError, OverloadedError, type Prediction } from '../platform/inference/pool.js';
+import { openAxon, type Axon, type AxonAnswer } from './axon.js';
+import { ModelHost, type Shadow } from './champion.js';
+import { CONTROL_HOST, openControl, type Control } from './control.js';
+import { Journal } from './journal.js';
+import { Permits } from './metagraph.js';
+import { createMetrics } from './metrics.js';
+import { Verifier } from './verify.js';
+
+/** A pino logger fits. */
+export interface MinerLogger {
+  debug(fields: object, message: string): void;
+  info(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  error(fields: object, message: string): void;
+}
+
+export interface MinerOptions {
+  /** folder with champion.json, shadow.json and bundles/; the journal is written to journal/ in it */
+  home: string;
+  /** address the axon listens on */
+  host: string;
+  /** port of the axon; 0: any free one */
+  port: number;
+  /** port of the control server, always on 127.0.0.1; 0: any free one */
+  controlPort: number;
+  /** this miner's key: validators must have signed for its address */
+  hotkey: Pick<Hotkey, 'address'>;
+  /** JSON list of {uid, hotkey, validatorPermit, stake} (or under `neurons`), read again when it changes; null with `open` */
+  metagraphFile: string | null;
+  /** let in whoever signs correctly, permit or not: for development, on a loopback host only */
+  open: boolean;
+  /** inference processes and threads a process; 0: derived from the cores */
+  processes: number;
+  threads: number;
+  /** bound of the journal's segments and images together, bytes */
+  journalMaxBytes: number;
+  logger: MinerLogger;
+  /** ms since the epoch; default: the machine's clock */
+  clock?: () => number;
+  /** time between two looks at champion.json, shadow.json and the metagraph, ms; default 300 */
+  pollMs?: number;
+}
+
+export interface Miner {
+  /** `http://host:port` of the axon; a wildcard host is given as loopback */
+  readonly url: string;
+  readonly controlUrl: string;
+  status(): MinerStatus;
+  /** Process ids of the champion's inference processes. */
+  pids(): number[];
+  /** Takes no more requests, answers those under way, writes the journal out, ends every process. Safe to call twice. */
+  stop(): Promise<void>;
+}
+
+/** A port is taken or may not be opened; `code` is the system's (EADDRINUSE, EACCES, EADDRNOTAVAIL). */
+export class PortError extends Error {
+  override name = 'PortError';
+  constructor(
+    message: string,
+    readonly code: string,
+    options: { cause: unknown },
+  ) {
+    super(message, options);
+  }
+}
+
+/** Answers under way get this long when the miner stops: more than any caller waits. */
+const STOP_GRACE_MS = 12_000;
+/** Shadow requests that wait or run at most: beyond, the share is not kept up rather than the candidate blamed. */
+const MAX_SHADOW_DEPTH = 64;
+/** A candidate that needs longer for one image has failed on it. */
+const SHADOW_DEADLINE_MS = 30_000;
+
+/**
+ * Starts the miner. It listens when this resolves, and answers 503 until a champion is loaded (`status().ready`).
+ * @throws PortError when a port is taken; BadInputError for options that cannot be; HomeLockedError when another miner
+ * writes the same journal. Nothing is left running then
+ */
+export async function runMiner(options: MinerOptions): Promise<Miner> {
+  const { home, logger } = options;
+  const clock = options.clock ?? Date.now;
+  if (options.open && !isLoopback(options.host)) {
+    throw new BadInputError(`Without permits (open) the miner listens on loopback only, not on ${options.host}: anybody could use it. Give a metagraph file, or host 127.0.0.1. Nothing was started.`);
+  }
+  if (!options.open && options.metagraphFile === null) {
+    throw new BadInputError('The miner needs a metagraph file to know who may ask (or `open`, for development on loopback). Nothing was started.');
+  }
+  if (!(await isFolder(home))) throw new BadInputError(`The home folder ${home} does not exist. Nothing was started.`);
+  const permits = options.open || options.metagraphFile === null ? Permits.open() : await Permits.fromFile(options.metagraphFile);
+  await protocolReady();
+  const journal = await Journal.open({ dir: path.join(home, 'journal'), maxBytes: options.journalMaxBytes, logger, clock });
+
+  let answered = 0;
+  let listening = false;
+  let stopping: Promise<void> | null = null;
+  const shadowWork = new Set<Promise<void>>();
+  let axon: Axon | null = null;
+  let control: Control | null = null;
+  let permitProblem: string | null = null;
+
+  const metrics = createMetrics({
+    queue: () => host.serving?.pool.depth ?? 0,
+    journalled: () => journal.written,
+    journalDropped: () => journal.dropped,
+    journalBytes: () => journal.bytes,
+    restarts: () => host.restarts,
+    model: () => host.serving?.pointer ?? null,
+    ready: () => status().ready,
+  });
+  const host = new ModelHost({
+    home,
+    processes: options.processes,
+    threads: options.threads,
+    logger,
+    onSwap: (result) => metrics.swaps.inc({ result }),
+    onLook: async () => {
+      if (await permits.reload()) logger.info({ neurons: permits.size }, 'metagraph read anew');
+      if (permits.problem !== permitProblem) {
+        permitProblem = permits.problem;
+        if (permitProblem !== null) logger.error({ error: permitProblem }, 'the metagraph cannot be read; the last good one holds');
+      }
+    },
+    ...(options.pollMs === undefined ? {} : { pollMs: options.pollMs }),
+  });
+
+  /** What the axon hands back to us beside the answer; the axon itself sees the prediction only. */
+  interface Answered extends AxonAnswer {
+    full: Prediction;
+    model: string;
+    generation: number;
+  }
+
+  const verifier = new Verifier(options.hotkey.address, () => BigInt(Math.floor(clock() * 1000)) * 1000n, journal.recent);
+
+  function record(request: { id: string; hotkey: string }, image: Buffer, answer: Answered, latencyMs: number): void {
+    answered += 1;
+    const base: JournalRecord = {
+      v: 1,
+      id: request.id,
+      at: clock(),
+      image: createHash('sha256').update(image).digest('hex'),
+      bytes: image.length,
+      prediction: answer.prediction,
+      votes: answer.full.votes,
+      latencyMs,
+      validator: request.hotkey,
+      model: answer.model,
+      generation: answer.generation,
+      shadow: null,
+    };
+    const { shadow } = host;
+    if (shadow === null || !chosen(shadow.order.trial, request.id, shadow.order.share)) {
+      journal.append(base, image);
+      return;
+    }
+    if (shadow.pool.depth >= MAX_SHADOW_DEPTH) {
+      metrics.shadow.inc({ result: 'skipped' });
+      journal.append(base, image);
+      return;
+    }
+    const work = runShadow(shadow, image).then((result) => {
+      metrics.shadow.inc({ result: result === null ? 'skipped' : result.error === null ? 'answered' : 'failed' });
+      journal.append({ ...base, shadow: result }, image);
+    });
+    shadowWork.add(work);
+    void work.finally(() => shadowWork.delete(work));
+  }
+
+  function status(): MinerStatus {
+    const { serving, shadow } = host;
+    return {
+      ready: listening && stopping === null && serving !== null && serving.pool.pids.length > 0,
+      hotkey: options.hotkey.address,
+      url: axon === null ? '' : urlOf(options.host, axon.port),
+      pid: process.pid,
+      serving: serving?.pointer ?? null,
+      shadow: host.shadowOrder,
+      shadowReady: shadow !== null && shadow.pool.pids.length > 0,
+      refused: host.refused,
+      answered,
+      journalled: journal.written,
+      journalDropped: journal.dropped,
+    };
+  }
+
+  async function stop(): Promise<void> {
+    await axon?.stop(STOP_GRACE_MS);
+    // The shadow's results belong to records that are already answered for: a moment for them, then without.
+    await Promise.race([Promise.allSettled(shadowWork), new Promise((resolve) => setTimeout(resolve, 1000).unref())]);
+    await host.stop(STOP_GRACE_MS);
+    await Promise.allSettled(shadowWork);
+    await journal.close();
+    await control?.stop();
+    listening = false;
+  }
+
+  try {
+    axon = await openPort('axon', options.host, options.port, () =>
+      openAxon(options.host, options.port, {
+        verifier,
+        permit: (hotkey) => permits.refusal(hotkey),
+        unavailable: (deadlineMs) => {
+          if (host.serving === null) return 'no model yet';
+          const wait = host.serving.pool.estimateMs();
+          return wait > deadlineMs ? `busy: the wait of about ${Math.round(wait)} ms would exceed the deadline` : null;
+        },
+        answer: async (image, deadlineMs): Promise<Answered> => {
+          const { serving } = host;
+          if (serving === null) throw new OverloadedError('no model serves');
+          const full = await serving.pool.predict(image, deadlineMs);
+          return { prediction: full.prediction, full, model: serving.pointer.digest, generation: serving.pointer.generation };
+        },
+        answered: (request, image, answer, latencyMs) => record(request, image, answer as Answered, latencyMs),
+        ended: (outcome, latencyMs) => {
+          metrics.outcomes.inc({ outcome });
+          if (outcome === 'answered') metrics.latency.observe(latencyMs / 1000);
+        },
+        logger,
+      }),
+    );
+    control = await openPort('control server', CONTROL_HOST, options.controlPort, () => openControl(options.controlPort, status, metrics.registry));
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  host.start();
+  listening = true;
+  const url = urlOf(options.host, axon.port);
+  const controlUrl = urlOf(CONTROL_HOST, control.port);
+  logger.info({ url, controlUrl, hotkey: options.hotkey.address, permits: options.open ? 'open' : permits.size }, 'miner listens');
+  return {
+    url,
+    controlUrl,
+    status,
+    pids: () => host.serving?.pool.pids ?? [],
+    stop: () => (stopping ??= stop()),
+  };
+}
+
+/** Whether a request also runs on the candidate: by hash, so that it is the same whoever asks again. */
+export function chosen(trial: string, id: string, share: number): boolean {
+  return createHash('sha256').update(`${trial}:${id}`).digest().readUInt32BE(0) / 2 ** 32 < share;
+}
+
+/** @returns null when the candidate was not to blame: the trial or the miner ended before it could answer */
+async function runShadow(shadow: Shadow, image: Buffer): Promise<JournalRecord['shadow']> {
+  const base = { trial: shadow.order.trial, model: shadow.order.digest };
+  const began = performance.now();
+  try {
+    const { prediction, votes, ms } = await shadow.pool.predict(image, SHADOW_DEADLINE_MS);
+    return { ...base, prediction, votes, latencyMs: ms, error: null };
+  } catch (error) {
+    if (error instanceof OverloadedError) return null;
+    const text = error instanceof InferenceError || error instanceof Error ? error.message : String(error);
+    return { ...base, prediction: null, votes: {}, latencyMs: performance.now() - began, error: text };
+  }
+}
+
+async function openPort<T>(what: string, host: string, port: number, open: () => Promise<T>): Promise<T> {
+  try {
+    return await open();
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code;
+    if (code === undefined) throw error;
+    const why =
+      code === 'EADDRINUSE'
+        ? 'another process listens there. Choose another port, or end that process'
+        : code === 'EACCES'
+          ? 'it may not be opened by this user. Choose a port above 1023'
+          : code === 'EADDRNOTAVAIL'
+            ? 'the address does not belong to this machine. Choose another host'
+            : (error as Error).message;
+    throw new PortError(`The ${what} cannot listen on ${host}:${port}: ${why}. Nothing was started.`, code, { cause: error });
+  }
+}
+
+function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
+}
+
+function urlOf(host: string, port: number): string {
+  const reachable = host === '0.0.0.0' ? '127.0.0.1' : host === '::' ? '::1' : host;
+  return `http://${isIP(reachable) === 6 ? `[${reachable}]` : reachable}:${port}`;
+}
+
+async function isFolder(dir: string): Promise<boolean> {
+  try {
+    return (await fs.stat(dir)).isDirectory();
+  } catch {
+    return false;
+  }
+}
