@@ -292,6 +292,8 @@ def feature_net(model: nn.Module, kinds: tuple[FeatureKind, ...], trim: bool = F
                 x = stage(x)
                 if index in self.taps:
                     maps.append(pooled(x))
+                if index == self.taps[-1] and "final" not in kinds:
+                    break
             out = {}
             if "mid" in kinds:
                 out["mid"] = torch.cat(maps, dim=1)

@@ -229,7 +229,8 @@ def _strata(rows: list[Row]) -> dict[int, list[list[Row]]]:
         unlabelled = sum(row["label"] is None for row in rows)
         raise BadInput(
             "a challenge draws its label first, so both classes are needed: the manifest has "
-            f"{counts[1]} images with roadwork, {counts[0]} without and {unlabelled} without a label. Add labelled images of the missing class."
+            f"{counts[1]} images with roadwork, {counts[0]} without and {unlabelled} without a label. "
+            "Add labelled images of the missing class."
         )
     return strata
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from .backbones import BackboneRef, FeatureKind, Preprocess, create, feature_net
+from .backbones import BackboneRef, FeatureKind, Preprocess, create, feature_net, onnx_session, to_onnx
 from .context import JobContext
 from .errors import Interrupted, OutOfMemory
 from .features import augmented, decode
@@ -136,13 +136,19 @@ def fine_tune(
     def tensor(pixels: list[Any]) -> torch.Tensor:
         return torch.from_numpy(preprocess.tensor(np.stack(pixels))).to(device, memory_format=torch.channels_last)
 
+    def forward() -> Callable[[list[Any]], Array]:
+        """The present network for measuring; on a CPU onnxruntime does it several times faster than eager PyTorch."""
+        if device.type == "cuda":
+            return lambda pixels: model(tensor(pixels)).double().cpu().numpy()
+        session = onnx_session(to_onnx(model, preprocess.size, ("logit",)), ctx.threads)
+        return lambda pixels: session.run(["logit"], {"input": preprocess.tensor(np.stack(pixels))})[0].astype(np.float64)
+
     def judge() -> tuple[float, float]:
         """Accuracy and Brier score on the validation images."""
-        logits: list[Array] = []
+        network = forward()
+        parts = [chosen[start : start + 32] for start in range(0, len(chosen), 32)]
         with torch.inference_mode():
-            for start in range(0, len(chosen), 32):
-                part = [preprocess.pixels(picture(validate.digests[i])) for i in chosen[start : start + 32]]
-                logits.append(model(tensor(part)).double().cpu().numpy())
+            logits = [network([preprocess.pixels(picture(validate.digests[i])) for i in part]) for part in parts]
         found = measure(sigmoid(np.concatenate(logits)), validate.labels[chosen])
         return float(found["accuracy"]), float(found["brier"])
 

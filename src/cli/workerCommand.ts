@@ -75,6 +75,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   await replayOpenHistories(client, { code: readFileSync(bundleFile, 'utf8') });
 
   const catalog = await openCatalog(home.catalog);
+  // What a killed process left half-written goes; objects themselves are only ever whole.
+  await new FileObjectStore(home.objects).sweep();
   const gpu = new LocalGpu({ jobs: home.jobs, command: [options.python, '-m', 'flywheel_jobs.cli'] });
   const deps = makeDeps({ home, catalog, gpu, config: options.config, log, hotkey: options.hotkey });
   const connection = await connectWorker(options.temporal);
@@ -87,6 +89,23 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     shutdownGraceTime: SHUTDOWN_GRACE,
     // Many activities only wait and watch; the heavy ones are ordered by their workflows.
     maxConcurrentActivityTaskExecutions: 50,
+    interceptors: {
+      activity: [
+        (context) => ({
+          inbound: {
+            // What took how long, for the operator's log and for the benchmarks.
+            async execute(input, next) {
+              const began = performance.now();
+              try {
+                return await next(input);
+              } finally {
+                log.info({ activity: context.info.activityType, workflow: context.info.workflowExecution?.workflowId, attempt: context.info.attempt, ms: Math.round(performance.now() - began) }, 'activity finished');
+              }
+            },
+          },
+        }),
+      ],
+    },
   });
   const running = worker.run();
   await ensureLifecycle(client, catalog, options);
@@ -111,7 +130,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   return { done: running, stop };
 }
 
-function makeDeps(world: {
+/** Real adapters for the activities of this home. */
+export function makeDeps(world: {
   home: HomePaths;
   catalog: Catalog;
   gpu: LocalGpu;

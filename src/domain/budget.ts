@@ -9,10 +9,12 @@ export function monthOf(ms: number): string {
 /** What a job can cost at most: rounded up, so that a reservation always covers it. @throws BadInputError for negative input */
 export function reserveCents(centsPerHour: number, maxSeconds: number): number {
   if (!(centsPerHour >= 0 && maxSeconds >= 0 && Number.isFinite(centsPerHour * maxSeconds))) {
-    throw new BadInputError(`a price and a time limit must be finite and not negative, not ${centsPerHour} cents an hour and ${maxSeconds} s`);
+    throw new BadInputError(
+      `a price and a time limit must be finite and not negative, not ${centsPerHour} cents an hour and ${maxSeconds} s`,
+    );
   }
   // A hair less than a cent is a rounding error of the product, not a cent.
-  return Math.ceil((centsPerHour * maxSeconds) / 3600 - 1e-9);
+  return Math.max(0, Math.ceil((centsPerHour * maxSeconds) / 3600 - 1e-9));
 }
 
 /** A ledger entry as far as money goes. */

@@ -29,7 +29,10 @@ export interface LabelDecisions {
  * checks, drawn by seed and digest, so that the order and the company of an image do not matter
  * @throws BadInputError for votes of fewer than two different members, of one member twice, or out of [0, 1]
  */
-export function decideLabels(candidates: readonly LabelCandidate[], options: { confidence: number; verifyShare: number; seed: number }): LabelDecisions {
+export function decideLabels(
+  candidates: readonly LabelCandidate[],
+  options: { confidence: number; verifyShare: number; seed: number },
+): LabelDecisions {
   const out: LabelDecisions = { consensus: [], review: [], rejected: [] };
   for (const candidate of [...candidates].sort((a, b) => (a.digest < b.digest ? -1 : a.digest > b.digest ? 1 : 0))) {
     check(candidate);
@@ -41,7 +44,8 @@ export function decideLabels(candidates: readonly LabelCandidate[], options: { c
     const sure = votes.filter((v) => v.sure > options.confidence);
     if (together && least > options.confidence && (intent === null || intent === side)) {
       out.consensus.push({ digest, label: side, confidence: least });
-      if (seededRng(`verify ${options.seed} ${digest}`).next() < options.verifyShare) out.review.push({ digest, reason: 'sample', proposed: side });
+      if (seededRng(`verify ${options.seed} ${digest}`).next() < options.verifyShare)
+        out.review.push({ digest, reason: 'sample', proposed: side });
       continue;
     }
     const agreed = together && (intent === null || intent === side);
@@ -58,8 +62,12 @@ export function decideLabels(candidates: readonly LabelCandidate[], options: { c
 function check({ digest, votes }: LabelCandidate): void {
   const members = new Set(votes.map((v) => v.member));
   const who = `image ${digest.slice(0, 12)}`;
-  if (members.size < votes.length) throw new BadInputError(`${who} has two votes of one member; a member votes once. No label was decided.`);
-  if (members.size < 2) throw new BadInputError(`${who} has ${members.size} vote${members.size === 1 ? '' : 's'}; a consensus needs two different members. No label was decided.`);
+  if (members.size < votes.length)
+    throw new BadInputError(`${who} has two votes of one member; a member votes once. No label was decided.`);
+  if (members.size < 2)
+    throw new BadInputError(
+      `${who} has ${members.size} vote${members.size === 1 ? '' : 's'}; a consensus needs two different members. No label was decided.`,
+    );
   const bad = votes.find((v) => !(v.p >= 0 && v.p <= 1));
   if (bad) throw new BadInputError(`${who}: the vote of ${bad.member} is ${bad.p}, not a probability. No label was decided.`);
 }

@@ -51,8 +51,8 @@ export interface Evidence {
   identical: boolean;
 }
 
-/** Simulated windows behind a predicted reward: its own noise is then below half a hundredth. */
-const WINDOWS = 512;
+/** Simulated windows behind a predicted reward: the noise of their number is then about a hundredth, the same for both models. */
+const WINDOWS = 256;
 
 /** Counts of a group and class: n, then right and missing of the champion, right and missing of the candidate. */
 const N = 0;
@@ -69,7 +69,13 @@ const WIDTH = 2 * FIELDS;
  * @param input `resamples`: bootstrap draws; `alpha`: one-sided error probability of `lower` and `upper`
  * @throws BadInputError for a prediction that is neither -1 nor in [0, 1]
  */
-export function weigh(input: { rows: readonly PairedRow[]; resamples: number; alpha: number; seed: number | string; profile?: ValidatorProfile }): Evidence {
+export function weigh(input: {
+  rows: readonly PairedRow[];
+  resamples: number;
+  alpha: number;
+  seed: number | string;
+  profile?: ValidatorProfile;
+}): Evidence {
   const { rows, resamples, alpha } = input;
   rows.forEach(check);
   const { counts, strata, size } = groupCounts(rows);
@@ -78,10 +84,6 @@ export function weigh(input: { rows: readonly PairedRow[]; resamples: number; al
   const expected = rewardExpectation({ windows: WINDOWS, seed: input.seed, profile: input.profile ?? profile202601 });
   const rng = seededRng(input.seed).fork('bootstrap');
 
-  const accuracyOf = (sums: Float64Array, who: number): number => {
-    const shares = [0, NEGATIVE].filter((c) => at(sums, c + N) > 0).map((c) => at(sums, c + who) / at(sums, c + N));
-    return shares.length === 0 ? 0 : shares.reduce((sum, s) => sum + s, 0) / shares.length;
-  };
   const ratesOf = (sums: Float64Array, who: number): AnswerRates => {
     // A class that a resample lost altogether keeps its rates of the whole.
     const rate = (c: number, field: number): number => {
@@ -147,6 +149,30 @@ export function weigh(input: { rows: readonly PairedRow[]; resamples: number; al
   };
 }
 
+/** Accuracies alone, without intervals: each class counts half. */
+export function accuracies(rows: readonly PairedRow[]): {
+  n: number;
+  groups: number;
+  champion: number;
+  candidate: number;
+  difference: number;
+} {
+  const { counts, size } = groupCounts(rows);
+  const total = new Float64Array(WIDTH);
+  for (let g = 0; g < size; g++) add(total, counts, g);
+  const [champion, candidate] = [accuracyOf(total, CHAMPION), accuracyOf(total, CANDIDATE)];
+  return { n: rows.length, groups: size, champion, candidate, difference: candidate - champion };
+}
+
+/** Mean of the classes' shares of right answers; of the one class there is, or 0 without any. */
+function accuracyOf(sums: Float64Array, who: number): number {
+  const [positive, negative] = [at(sums, N), at(sums, NEGATIVE + N)];
+  if (positive === 0 && negative === 0) return 0;
+  if (positive === 0) return at(sums, NEGATIVE + who) / negative;
+  if (negative === 0) return at(sums, who) / positive;
+  return (at(sums, who) / positive + at(sums, NEGATIVE + who) / negative) / 2;
+}
+
 /** An answer is right when it rounds to the label as numpy rounds; no answer is never right. */
 export function right(label: Label, prediction: number): boolean {
   return prediction !== NO_ANSWER && roundHalfEven(prediction) === label;
@@ -155,7 +181,9 @@ export function right(label: Label, prediction: number): boolean {
 function check(row: PairedRow): void {
   for (const p of [row.champion, row.candidate]) {
     if (p !== NO_ANSWER && !(p >= 0 && p <= 1)) {
-      throw new BadInputError(`a prediction of ${p} for an image of group ${row.group} is neither a probability nor -1 (no answer); nothing was judged`);
+      throw new BadInputError(
+        `a prediction of ${p} for an image of group ${row.group} is neither a probability nor -1 (no answer); nothing was judged`,
+      );
     }
   }
 }

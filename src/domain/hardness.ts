@@ -69,7 +69,9 @@ export function hardness(
 
 /** Hardest first; equals in order of digest, so that the order of the input does not matter. At most `max`. */
 export function rankHardCases<T extends { digest: string; hardness: number }>(rows: readonly T[], max: number): T[] {
-  return [...rows].sort((a, b) => b.hardness - a.hardness || (a.digest < b.digest ? -1 : a.digest > b.digest ? 1 : 0)).slice(0, Math.max(0, max));
+  return [...rows]
+    .sort((a, b) => b.hardness - a.hardness || (a.digest < b.digest ? -1 : a.digest > b.digest ? 1 : 0))
+    .slice(0, Math.max(0, max));
 }
 
 /** Standard deviation of the whole population; 0 for one value. */

@@ -25,7 +25,12 @@ export interface LifecycleView {
 }
 
 /** @returns null while there is no champion */
-export function lifecycleView(input: { champion: string | null; submittedAt: number; policy: DecayPolicy; now: number }): LifecycleView | null {
+export function lifecycleView(input: {
+  champion: string | null;
+  submittedAt: number;
+  policy: DecayPolicy;
+  now: number;
+}): LifecycleView | null {
   const { champion, submittedAt, policy, now } = input;
   if (champion === null) return null;
   const dates = decaySchedule(policy, submittedAt);

@@ -72,7 +72,7 @@ export function auc(rows: readonly JudgedAnswer[]): number | null {
   const negatives = sorted.length - positives;
   if (positives === 0 || negatives === 0) return null;
   let rankSum = 0;
-  for (let i = 0; i < sorted.length; ) {
+  for (let i = 0; i < sorted.length;) {
     let j = i;
     while (j < sorted.length && (sorted[j] as JudgedAnswer).prediction === (sorted[i] as JudgedAnswer).prediction) j++;
     const rank = (i + 1 + j) / 2;
@@ -88,7 +88,8 @@ export function auc(rows: readonly JudgedAnswer[]): number | null {
  * @throws BadInputError for fewer than one bin, or a prediction that is neither -1 nor in [0, 1]
  */
 export function expectedCalibrationError(rows: readonly JudgedAnswer[], bins = 10): number {
-  if (!Number.isInteger(bins) || bins < 1) throw new BadInputError(`calibration error needs a whole number of bins of at least 1, not ${bins}`);
+  if (!Number.isInteger(bins) || bins < 1)
+    throw new BadInputError(`calibration error needs a whole number of bins of at least 1, not ${bins}`);
   const kept = answered(rows);
   if (kept.length === 0) return 0;
   const sums = Array.from({ length: bins }, () => ({ p: 0, y: 0 }));

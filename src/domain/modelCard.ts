@@ -46,7 +46,13 @@ export const ModelCard = z
 export type ModelCard = z.infer<typeof ModelCard>;
 
 /** @param submissionTimeMs milliseconds since the epoch @throws BadInputError naming each field that is wrong */
-export function buildModelCard(input: { modelName: string; description: string; version: string; submittedBy: string; submissionTimeMs: number }): ModelCard {
+export function buildModelCard(input: {
+  modelName: string;
+  description: string;
+  version: string;
+  submittedBy: string;
+  submissionTimeMs: number;
+}): ModelCard {
   const card = ModelCard.safeParse({
     model_name: input.modelName,
     description: input.description,
@@ -55,7 +61,9 @@ export function buildModelCard(input: { modelName: string; description: string; 
     submission_time: Math.floor(input.submissionTimeMs / 1000),
   });
   if (!card.success) {
-    throw new BadInputError(`model_card.json would be refused: ${card.error.issues.map((i) => `${i.path.join('.')}: ${i.message}`).join('; ')}. Nothing was published.`);
+    throw new BadInputError(
+      `model_card.json would be refused: ${card.error.issues.map((i) => `${i.path.join('.')}: ${i.message}`).join('; ')}. Nothing was published.`,
+    );
   }
   return card.data;
 }

@@ -96,7 +96,8 @@ export function assignPools(images: readonly Assignable[], nearDuplicates: reado
   };
 
   if (!heldOut) {
-    if (given.has('train')) warnings.push('the data set gives a split train but none that is held out; the held-out pool was drawn from all images');
+    if (given.has('train'))
+      warnings.push('the data set gives a split train but none that is held out; the held-out pool was drawn from all images');
     distribute(groups, POOL_SHARES.none, seed, put);
     warnings.push(...missingClasses(images, assignment, POOL_SHARES.none));
     return { assignment, warnings, conflicts };
@@ -110,8 +111,12 @@ export function assignPools(images: readonly Assignable[], nearDuplicates: reado
     const sides = new Set(group.images.map((i) => sideOf(i.split) ?? 'train'));
     const side = SIDES.find((s) => sides.has(s)) as Side;
     if (sides.size > 1) {
-      const counts = SIDES.filter((s) => sides.has(s)).map((s) => `${group.images.filter((i) => (sideOf(i.split) ?? 'train') === s).length} in ${s}`);
-      conflicts.push(`group ${group.name} stands in ${sides.size} given splits (${counts.join(', ')}); all of it went to ${side}, so that nothing held out is learned from`);
+      const counts = SIDES.filter((s) => sides.has(s)).map(
+        (s) => `${group.images.filter((i) => (sideOf(i.split) ?? 'train') === s).length} in ${s}`,
+      );
+      conflicts.push(
+        `group ${group.name} stands in ${sides.size} given splits (${counts.join(', ')}); all of it went to ${side}, so that nothing held out is learned from`,
+      );
     }
     if (side === 'train') learn.push(group);
     else put(group, side === 'test' || !hasTest ? 'test' : 'validate');
@@ -128,7 +133,9 @@ function sideOf(split: string | null | undefined): Side | null {
   if (name === '') return null;
   const side = Object.hasOwn(SIDE_OF, name) ? SIDE_OF[name] : undefined;
   if (side === undefined) {
-    throw new BadInputError(`split "${split}" is not known; expected train, val (valid, validation), test, or nothing. No image was given a pool, for a wrong guess could train on what is held out.`);
+    throw new BadInputError(
+      `split "${split}" is not known; expected train, val (valid, validation), test, or nothing. No image was given a pool, for a wrong guess could train on what is held out.`,
+    );
   }
   return side;
 }
@@ -163,9 +170,10 @@ function distribute(groups: readonly Group[], shares: Shares, seed: number, put:
       const uncovered = PRIORITY.flatMap((name) => pools.filter((p) => p.pool === name && p.has[c] === false));
       const choice = c < 2 && uncovered.length > 0 && left <= uncovered.length ? uncovered.slice(0, left) : pools;
       const need = (p: (typeof pools)[number]): number => {
-        let sum = 0;
-        for (const k of [0, 1, 2]) if ((group.counts[k] as number) > 0) sum += p.missing[k] as number;
-        for (const key of group.bySource.keys()) sum += p.bySource.get(key) as number;
+        // What a mixed group brings of another class counts only where it would be too much: what lacks of it comes later.
+        let sum = p.missing[c] as number;
+        for (const k of [0, 1, 2]) if (k !== c) sum += Math.min(0, (p.missing[k] as number) - (group.counts[k] as number));
+        for (const key of group.bySource.keys()) if (key.startsWith(`${c} `)) sum += p.bySource.get(key) as number;
         return sum;
       };
       const chosen = choice.reduce((best, p) => (need(p) > need(best) ? p : best));
@@ -186,7 +194,7 @@ function groupsOf(images: readonly Assignable[], pairs: readonly (readonly [stri
   const root = (key: string): string => {
     let top = key;
     for (let up = parent.get(top); up !== undefined; up = parent.get(top)) top = up;
-    for (let at = key; at !== top; ) {
+    for (let at = key; at !== top;) {
       const up = parent.get(at) as string;
       parent.set(at, top);
       at = up;
@@ -201,7 +209,9 @@ function groupsOf(images: readonly Assignable[], pairs: readonly (readonly [stri
   for (const image of images) {
     const known = byDigest.get(image.digest);
     if (known && known.label !== image.label) {
-      throw new BadInputError(`image ${image.digest.slice(0, 12)} is given twice, as ${known.label} and as ${image.label}; no image was given a pool. Correct the label.`);
+      throw new BadInputError(
+        `image ${image.digest.slice(0, 12)} is given twice, as ${known.label} and as ${image.label}; no image was given a pool. Correct the label.`,
+      );
     }
     if (!known) byDigest.set(image.digest, image);
     join(`d ${image.digest}`, `g ${image.group}`);
@@ -234,6 +244,9 @@ function missingClasses(images: readonly Assignable[], assignment: Assigned['ass
   return shares.flatMap(([pool]) =>
     ([0, 1] as const)
       .filter((label) => !seen.has(`${pool} ${label}`))
-      .map((label) => `pool ${pool} has no image of class ${label} (${label === 1 ? 'roadwork' : 'no roadwork'}): too few groups of it; add images from more clips or places`),
+      .map(
+        (label) =>
+          `pool ${pool} has no image of class ${label} (${label === 1 ? 'roadwork' : 'no roadwork'}): too few groups of it; add images from more clips or places`,
+      ),
   );
 }

@@ -28,7 +28,10 @@ export function inherit(parents: readonly Pick<ImageRow, 'digest' | 'pool' | 'gr
  * without parents are originals and pass.
  * @throws LeakError naming the first bad row; nothing of the batch may then be used
  */
-export function assertNoLeak(rows: readonly ImageRow[], lookup: (digest: string) => Pick<ImageRow, 'digest' | 'pool' | 'group'> | null): void {
+export function assertNoLeak(
+  rows: readonly ImageRow[],
+  lookup: (digest: string) => Pick<ImageRow, 'digest' | 'pool' | 'group'> | null,
+): void {
   const batch = new Map(rows.map((r) => [r.digest, r]));
   const refuse = (row: ImageRow, why: string): never => {
     throw new LeakError(`image ${short(row.digest)} was refused: ${why}. Nothing of its batch of ${rows.length} was taken in.`);
@@ -38,7 +41,9 @@ export function assertNoLeak(rows: readonly ImageRow[], lookup: (digest: string)
       if (row.provider !== null) refuse(row, `${row.provider} made it, but it names no parents`);
       continue;
     }
-    const parents = row.parents.map((digest) => lookup(digest) ?? batch.get(digest) ?? refuse(row, `its parent ${short(digest)} is not known`));
+    const parents = row.parents.map(
+      (digest) => lookup(digest) ?? batch.get(digest) ?? refuse(row, `its parent ${short(digest)} is not known`),
+    );
     let pool: Pool;
     try {
       ({ pool } = inherit(parents));
@@ -46,7 +51,8 @@ export function assertNoLeak(rows: readonly ImageRow[], lookup: (digest: string)
       return refuse(row, (error as Error).message);
     }
     if (row.pool !== pool) refuse(row, `it says pool ${row.pool}, its parents are in ${pool}`);
-    if (!parents.some((p) => p.group === row.group)) refuse(row, `its group ${row.group} is none of its parents' (${[...new Set(parents.map((p) => p.group))].join(', ')})`);
+    if (!parents.some((p) => p.group === row.group))
+      refuse(row, `its group ${row.group} is none of its parents' (${[...new Set(parents.map((p) => p.group))].join(', ')})`);
   }
   assertNoCycle(rows, batch, refuse);
 }
@@ -62,7 +68,11 @@ export function assertLearnable(rows: readonly Pick<ImageRow, 'digest' | 'pool'>
 }
 
 /** Only rows of the batch can close a circle: what the lookup knows was checked when it came in. */
-function assertNoCycle(rows: readonly ImageRow[], batch: ReadonlyMap<string, ImageRow>, refuse: (row: ImageRow, why: string) => never): void {
+function assertNoCycle(
+  rows: readonly ImageRow[],
+  batch: ReadonlyMap<string, ImageRow>,
+  refuse: (row: ImageRow, why: string) => never,
+): void {
   const done = new Set<string>();
   for (const start of rows) {
     if (done.has(start.digest)) continue;

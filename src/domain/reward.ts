@@ -22,7 +22,12 @@ export interface MinerWindow {
 }
 
 /** @returns the window with the answer added and the oldest dropped; a new hotkey at the UID starts an empty one */
-export function record(window: MinerWindow | null, hotkey: string, answer: ScoredAnswer, profile: ValidatorProfile = profile202601): MinerWindow {
+export function record(
+  window: MinerWindow | null,
+  hotkey: string,
+  answer: ScoredAnswer,
+  profile: ValidatorProfile = profile202601,
+): MinerWindow {
   const before = window !== null && window.hotkey === hotkey ? window.answers : [];
   return { hotkey, answers: [...before, answer].slice(-Math.max(profile.reward.mcc.window, profile.reward.accuracy.window)) };
 }
@@ -74,7 +79,8 @@ export function reward(
   // Also refuses NaN, which compares false with everything.
   if (!(last >= 0 && last <= 1)) return 0;
   const { mcc, accuracy, exponent } = profile.reward;
-  const sum = mcc.weight * Math.max(0, windowMcc(history.slice(-mcc.window))) + accuracy.weight * windowAccuracy(history.slice(-accuracy.window));
+  const sum =
+    mcc.weight * Math.max(0, windowMcc(history.slice(-mcc.window))) + accuracy.weight * windowAccuracy(history.slice(-accuracy.window));
   return sum ** exponent;
 }
 
@@ -141,13 +147,21 @@ export function rewardExpectation({
   const rng = seededRng(seed).fork('reward windows');
   const { mcc, accuracy, exponent } = profile.reward;
   const size = Math.max(mcc.window, accuracy.window);
-  /** one uniform draw an answer, by class; sorted, so that counting those below a rate is a binary search */
+  /** one uniform draw an answer, by window and class; sorted, so that counting those below a rate is a binary search */
   const drawn = Array.from({ length: windows }, () => {
     const draws = Array.from({ length: size }, () => ({ positive: rng.next() < profile.draw.positiveShare, u: rng.next() }));
-    const long = draws.slice(-mcc.window);
-    const short = draws.slice(-accuracy.window);
-    const sorted = (positive: boolean): Float64Array => Float64Array.from(long.filter((d) => d.positive === positive).map((d) => d.u)).sort();
-    return { positives: sorted(true), negatives: sorted(false), short, last: draws[draws.length - 1] as { positive: boolean; u: number } };
+    const sorted = (length: number, positive: boolean): Float64Array =>
+      Float64Array.from(
+        draws
+          .slice(-length)
+          .filter((d) => d.positive === positive)
+          .map((d) => d.u),
+      ).sort();
+    return {
+      long: { positive: sorted(mcc.window, true), negative: sorted(mcc.window, false) },
+      short: { positive: sorted(accuracy.window, true), negative: sorted(accuracy.window, false) },
+      last: draws[size - 1] as { positive: boolean; u: number },
+    };
   });
 
   return ({ positive, negative }) => {
@@ -155,22 +169,17 @@ export function rewardExpectation({
     // Not below the share of right ones, whatever the last bit of 1 - missing is.
     const givenPositive = Math.max(positive.right, 1 - positive.missing);
     const givenNegative = Math.max(negative.right, 1 - negative.missing);
-    for (const { positives, negatives, short, last } of drawn) {
+    for (const { long, short, last } of drawn) {
       if (last.u >= (last.positive ? givenPositive : givenNegative)) continue; // no answer, no reward
-      const tp = below(positives, positive.right);
-      const tn = below(negatives, negative.right);
-      const fn = below(positives, givenPositive) - tp;
-      const fp = below(negatives, givenNegative) - tn;
+      const tp = below(long.positive, positive.right);
+      const tn = below(long.negative, negative.right);
+      const fn = below(long.positive, givenPositive) - tp;
+      const fp = below(long.negative, givenNegative) - tn;
       const product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn);
       const correlation = product === 0 ? 0 : Math.max(0, (tp * tn - fp * fn) / Math.sqrt(product));
-      let right = 0;
-      let given = 0;
-      for (const draw of short) {
-        if (draw.u < (draw.positive ? positive : negative).right) right += 1;
-        if (draw.u < (draw.positive ? givenPositive : givenNegative)) given += 1;
-      }
-      const recent = given === 0 ? 0 : right / given;
-      total += (mcc.weight * correlation + accuracy.weight * recent) ** exponent;
+      const right = below(short.positive, positive.right) + below(short.negative, negative.right);
+      const given = below(short.positive, givenPositive) + below(short.negative, givenNegative);
+      total += (mcc.weight * correlation + accuracy.weight * (given === 0 ? 0 : right / given)) ** exponent;
     }
     return total / windows;
   };
@@ -178,6 +187,7 @@ export function rewardExpectation({
 
 /** How many of the sorted values are smaller than x. */
 function below(sorted: Float64Array, x: number): number {
+  if (x >= 1) return sorted.length; // all draws are below 1
   let low = 0;
   let high = sorted.length;
   while (low < high) {

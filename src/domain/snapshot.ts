@@ -46,8 +46,10 @@ export function buildSnapshot(input: {
   maxSyntheticShare: number;
 }): ImageRow[] {
   const { unreviewedWeight, maxSyntheticShare } = input;
-  if (!(unreviewedWeight > 0 && unreviewedWeight <= 1)) throw new BadInputError(`unreviewedWeight must be in (0, 1], not ${unreviewedWeight}`);
-  if (!(maxSyntheticShare >= 0 && maxSyntheticShare <= 1)) throw new BadInputError(`maxSyntheticShare must be in [0, 1], not ${maxSyntheticShare}`);
+  if (!(unreviewedWeight > 0 && unreviewedWeight <= 1))
+    throw new BadInputError(`unreviewedWeight must be in (0, 1], not ${unreviewedWeight}`);
+  if (!(maxSyntheticShare >= 0 && maxSyntheticShare <= 1))
+    throw new BadInputError(`maxSyntheticShare must be in [0, 1], not ${maxSyntheticShare}`);
   assertLearnable(input.real);
   assertLearnable(input.synthetic);
   const holds = effectiveLabels(input.labels);
@@ -72,7 +74,10 @@ function capped(derived: readonly ImageRow[], realWeight: number, share: number)
   const room = (share / (1 - share)) * realWeight;
   const kept: ImageRow[] = [];
   let weight = 0;
-  for (const row of [...inTurn(derived.filter((r) => r.truth !== 'consensus')), ...inTurn(derived.filter((r) => r.truth === 'consensus'))]) {
+  for (const row of [
+    ...inTurn(derived.filter((r) => r.truth !== 'consensus')),
+    ...inTurn(derived.filter((r) => r.truth === 'consensus')),
+  ]) {
     if (weight + row.weight > room + 1e-9) continue;
     kept.push(row);
     weight += row.weight;

@@ -91,24 +91,58 @@ export function renderSummary(result: TurnResult, extra: SummaryExtra = {}): str
   };
   lines.push(`Turn ${result.turn}`, '');
   const d = result.dataset;
-  row('data', `${d.train} train, ${d.calibrate} calibrate, ${d.validate} validate, ${d.traffic} traffic, ${d.val} held out${extra.from ? `, from ${extra.from}` : ''}`);
+  row(
+    'data',
+    `${d.train} train, ${d.calibrate} calibrate, ${d.validate} validate, ${d.traffic} traffic, ${d.val} held out${extra.from ? `, from ${extra.from}` : ''}`,
+  );
   if (d.duplicates > 0 || d.skipped > 0) row('', `${d.duplicates} duplicates left out, ${d.skipped} rows skipped`);
   for (const p of extra.problems ?? []) row('', `skipped ${p.file}: ${p.reason}`);
   for (const warning of extra.warnings ?? []) row('', `note: ${warning}`);
   row(
     'hard cases',
-    `${result.hardCases}${extra.fromTruth !== undefined ? `: ${extra.fromTruth} wrong where truth is known, ${extra.fromTraffic ?? 0} unsure or unstable in traffic` : ''}${extra.hardest?.length ? `; hardest: ${extra.hardest.map((h) => h.why).slice(0, 3).join(', ')}` : ''}`,
+    `${result.hardCases}${extra.fromTruth !== undefined ? `: ${extra.fromTruth} wrong where truth is known, ${extra.fromTraffic ?? 0} unsure or unstable in traffic` : ''}${
+      extra.hardest?.length
+        ? `; hardest: ${extra.hardest
+            .map((h) => h.why)
+            .slice(0, 3)
+            .join(', ')}`
+        : ''
+    }`,
   );
-  row('made', `${result.synthetic} images${extra.byProvider ? ` (${Object.entries(extra.byProvider).map(([k, v]) => `${v} ${k}`).join(', ')})` : ''}`);
-  row('labelled', `${result.labelled.consensus} by consensus, ${result.labelled.rejected} rejected, ${result.labelled.toVerify} on the review list`);
+  row(
+    'made',
+    `${result.synthetic} images${
+      extra.byProvider
+        ? ` (${Object.entries(extra.byProvider)
+            .map(([k, v]) => `${v} ${k}`)
+            .join(', ')})`
+        : ''
+    }`,
+  );
+  row(
+    'labelled',
+    `${result.labelled.consensus} by consensus, ${result.labelled.rejected} rejected, ${result.labelled.toVerify} on the review list`,
+  );
   if (extra.members?.length) {
-    row('trained', `${extra.members.map((m) => `${m.name} (${m.stage}, weight ${m.weight.toFixed(2)})`).join(' + ')}${extra.errorCorrelation !== undefined ? `; error correlation ${extra.errorCorrelation.toFixed(2)}` : ''}`);
+    row(
+      'trained',
+      `${extra.members.map((m) => `${m.name} (${m.stage}, weight ${m.weight.toFixed(2)})`).join(' + ')}${extra.errorCorrelation !== undefined ? `; error correlation ${extra.errorCorrelation.toFixed(2)}` : ''}`,
+    );
   }
-  if (extra.byTruth) row('learned', `from ${Object.entries(extra.byTruth).map(([kind, n]) => `${n} images with labels of kind ${kind}`).join(', ')}`);
+  if (extra.byTruth)
+    row(
+      'learned',
+      `from ${Object.entries(extra.byTruth)
+        .map(([kind, n]) => `${n} images with labels of kind ${kind}`)
+        .join(', ')}`,
+    );
   for (const a of extra.ablation ?? []) row('', `${a.provider}: ${a.kept ? 'kept' : 'left out of this training'}: ${a.reason}`);
   lines.push('');
   const table: string[][] = [['', 'model', 'held out', 'MCC', 'Brier', 'n', 'challenges', 'MCC', 'n']];
-  for (const [name, figures] of [['champion', result.champion], ['candidate', result.candidate]] as const) {
+  for (const [name, figures] of [
+    ['champion', result.champion],
+    ['candidate', result.candidate],
+  ] as const) {
     if (!figures) continue;
     const { heldOut, challenges } = figures.metrics;
     table.push([
@@ -124,18 +158,31 @@ export function renderSummary(result: TurnResult, extra: SummaryExtra = {}): str
     ]);
   }
   const widths = table[0]?.map((_, i) => Math.max(...table.map((r) => r[i]?.length ?? 0))) ?? [];
-  for (const cells of table) lines.push(`  ${cells.map((c, i) => (i < 2 ? c.padEnd(widths[i] ?? 0) : c.padStart(widths[i] ?? 0))).join('  ')}`.trimEnd());
+  for (const cells of table)
+    lines.push(`  ${cells.map((c, i) => (i < 2 ? c.padEnd(widths[i] ?? 0) : c.padStart(widths[i] ?? 0))).join('  ')}`.trimEnd());
   lines.push('');
   const { verdict } = result;
   row('verdict', `${verdict.decision.toUpperCase()}${extra.trialSimulated ? ' (trial on simulated traffic)' : ''}: ${verdict.reason}`);
-  if (verdict.predictedReward) {
+  // A verdict that was reached on figures names them itself.
+  if (verdict.predictedReward && !verdict.reason.includes('predicted reward')) {
     const { champion, candidate, ci95 } = verdict.predictedReward;
-    row('reward', `predicted ${champion.toFixed(3)} for the champion, ${candidate.toFixed(3)} for the candidate; difference ${(candidate - champion).toFixed(3)} (95% interval ${ci95[0].toFixed(3)} to ${ci95[1].toFixed(3)})`);
+    row(
+      'reward',
+      `predicted ${champion.toFixed(3)} for the champion, ${candidate.toFixed(3)} for the candidate; difference ${(candidate - champion).toFixed(3)} (95% interval ${ci95[0].toFixed(3)} to ${ci95[1].toFixed(3)})`,
+    );
   }
-  row('promoted', result.promoted ? `yes: the miner serves ${result.candidate?.id ?? ''} now` : `no: the miner serves ${result.champion?.id ?? 'nothing'}`);
+  row(
+    'promoted',
+    result.promoted
+      ? `yes: the miner serves ${result.candidate?.id ?? ''} now`
+      : `no: the miner serves ${result.champion?.id ?? 'nothing'}`,
+  );
   const seconds = Object.entries(result.seconds).filter(([, s]) => s >= SHORTEST_SHOWN);
   const whole = Object.values(result.seconds).reduce((sum, s) => sum + s, 0);
-  row('time', `${whole.toFixed(0)} s${seconds.length > 0 ? `: ${seconds.map(([stage, s]) => `${stage} ${s.toFixed(1)}`).join(', ')}` : ''}`);
+  row(
+    'time',
+    `${whole.toFixed(0)} s${seconds.length > 0 ? `: ${seconds.map(([stage, s]) => `${stage} ${s.toFixed(1)}`).join(', ')}` : ''}`,
+  );
   if (result.miner.url !== null) row('miner', `${result.miner.url}, hotkey ${result.miner.hotkey}`);
   row('Temporal', result.temporal.ui ?? result.temporal.address);
   return lines.join('\n');
@@ -145,7 +192,9 @@ export function renderSummary(result: TurnResult, extra: SummaryExtra = {}): str
 function wrap(text: string, width: number): string[] {
   const lines: string[] = [];
   let line = '';
-  const words = text.split(/\s+/).flatMap((word) => (word.length <= width ? [word] : (word.match(new RegExp(`.{1,${width}}`, 'gu')) ?? [])));
+  const words = text
+    .split(/\s+/)
+    .flatMap((word) => (word.length <= width ? [word] : (word.match(new RegExp(`.{1,${width}}`, 'gu')) ?? [])));
   for (const word of words) {
     if (line !== '' && line.length + 1 + word.length > width) {
       lines.push(line);

@@ -4,7 +4,7 @@
  * evidence the verdict is 'continue', never a guess. Only truth and verified labels promote; consensus can veto.
  */
 import type { TruthKind } from './contracts/common.js';
-import { weigh, type Estimate, type Evidence, type PairedRow } from './evidence.js';
+import { accuracies, weigh, type Estimate, type Evidence, type PairedRow } from './evidence.js';
 import type { ValidatorProfile } from './profiles/index.js';
 import { normalQuantile } from './statistics.js';
 
@@ -79,21 +79,29 @@ export function judge(input: JudgeInput): Verdict {
   const vetoes = gateVetoes(gates);
   if (strong.length > 0 && weak.length > 0) {
     const side = weigh({ rows: weak, ...given });
-    if (clearlyWorse(side)) vetoes.push(`on ${side.n} images labelled by consensus it is worse by ${points(-side.accuracy.difference)} (95% interval ${range(side.accuracy.ci95)})`);
+    if (clearlyWorse(side))
+      vetoes.push(
+        `on ${side.n} images labelled by consensus it is worse by ${points(-side.accuracy.difference)} (95% interval ${range(side.accuracy.ci95)})`,
+      );
   }
 
   const missing: string[] = [];
   if (judged.length === 0) missing.push('no challenge with a known label was answered by both');
   else {
     if (strong.length === 0) missing.push('all labels are consensus of models, which can refuse a candidate but never promote it');
-    if (accuracy.difference <= config.marginAccuracy) missing.push(`the estimate is not above the margin of ${points(config.marginAccuracy)}`);
-    if (accuracy.lower <= 0) missing.push(`the lower bound of the difference (${points(accuracy.lower)}, one-sided error probability ${rounded(config.alpha)}) is not above 0`);
+    if (accuracy.difference <= config.marginAccuracy)
+      missing.push(`the estimate is not above the margin of ${points(config.marginAccuracy)}`);
+    if (accuracy.lower <= 0)
+      missing.push(
+        `the lower bound of the difference (${points(accuracy.lower)}, one-sided error probability ${rounded(config.alpha)}) is not above 0`,
+      );
     if (predictedReward.difference <= 0) missing.push('the predicted reward is not higher');
     const few = [
       ...(groups.positive < config.minGroupsPerClass ? [`${groups.positive} with roadwork`] : []),
       ...(groups.negative < config.minGroupsPerClass ? [`${groups.negative} without`] : []),
     ];
-    if (few.length > 0) missing.push(`there are only ${few.join(' and ')} of the ${config.minGroupsPerClass} groups a class that a promotion needs at least`);
+    if (few.length > 0)
+      missing.push(`there are only ${few.join(' and ')} of the ${config.minGroupsPerClass} groups a class that a promotion needs at least`);
   }
   if (gates.shadowAnswers !== null && gates.shadowAnswers < gates.minShadowAnswers) {
     missing.push(`the shadow gave ${gates.shadowAnswers} answers of the ${gates.minShadowAnswers} that a promotion needs at least`);
@@ -126,7 +134,8 @@ export function judge(input: JudgeInput): Verdict {
   function tell(): string {
     const told = describe(evidence);
     if (vetoes.length > 0) return `${told} It is refused: ${vetoes.join('; ')}. The champion is kept.`;
-    if (worse) return `${told} ${same ? 'The two are right and wrong on the very same challenges' : 'It is not better, beyond reasonable doubt'}, so the champion is kept.`;
+    if (worse)
+      return `${told} ${same ? 'The two are right and wrong on the very same challenges' : 'It is not better, beyond reasonable doubt'}, so the champion is kept.`;
     if (decision === 'promote') {
       return `${told} That is more than the margin of ${points(config.marginAccuracy)}, and the lower bound (${points(accuracy.lower)}, one-sided error probability ${rounded(config.alpha)}) is above 0, so it is promoted.`;
     }
@@ -150,8 +159,10 @@ function describe({ accuracy, predictedReward, groups, n }: Evidence): string {
 function gateVetoes(gates: Gates): string[] {
   const vetoes: string[] = [];
   // Written so that NaN refuses: a latency that could not be measured is none that holds.
-  if (!(gates.latencyP99Ms <= gates.maxLatencyP99Ms)) vetoes.push(`its p99 latency is ${rounded(gates.latencyP99Ms)} ms an image, the limit ${rounded(gates.maxLatencyP99Ms)} ms`);
-  if (!(gates.bundleBytes <= gates.maxBundleBytes)) vetoes.push(`its bundle has ${gates.bundleBytes} bytes, the limit is ${gates.maxBundleBytes}`);
+  if (!(gates.latencyP99Ms <= gates.maxLatencyP99Ms))
+    vetoes.push(`its p99 latency is ${rounded(gates.latencyP99Ms)} ms an image, the limit ${rounded(gates.maxLatencyP99Ms)} ms`);
+  if (!(gates.bundleBytes <= gates.maxBundleBytes))
+    vetoes.push(`its bundle has ${gates.bundleBytes} bytes, the limit is ${gates.maxBundleBytes}`);
   if (gates.answers > 0 && gates.errors / gates.answers > gates.maxErrorShare) {
     vetoes.push(`it failed on ${gates.errors} of ${gates.answers} images, more than the ${percent(gates.maxErrorShare)} allowed`);
   }
@@ -183,8 +194,7 @@ function byTruth(rows: readonly PairedRow[]): Verdict['byTruth'] {
   for (const kind of ['truth', 'verified', 'consensus'] as const) {
     const own = rows.filter((r) => r.truth === kind);
     if (own.length === 0) continue;
-    const { accuracy, groups, n } = weigh({ rows: own, resamples: 0, alpha: 0, seed: 0 });
-    out[kind] = { n, groups: groups.all, champion: accuracy.champion, candidate: accuracy.candidate, difference: accuracy.difference };
+    out[kind] = accuracies(own);
   }
   return out;
 }
@@ -197,4 +207,5 @@ function points(share: number): string {
 const range = ([low, high]: [number, number]): string => `${(low * 100).toFixed(1)} to ${(high * 100).toFixed(1)} points`;
 /** Two significant digits are enough to read; whole numbers stay whole. */
 const rounded = (x: number): string => (Number.isInteger(x) ? String(x) : x >= 100 ? x.toFixed(0) : String(Number(x.toPrecision(2))));
-const list = (items: readonly string[]): string => (items.length < 2 ? (items[0] ?? '') : `${items.slice(0, -1).join('; ')}; and ${items.at(-1)}`);
+const list = (items: readonly string[]): string =>
+  items.length < 2 ? (items[0] ?? '') : `${items.slice(0, -1).join('; ')}; and ${items.at(-1)}`;

@@ -4,7 +4,8 @@
  * decoded and answered in other processes. Says nothing of models or members.
  */
 import http, { type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import net, { type AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { axonHeaders, headerText, IMAGE_ROUTES, PING_ROUTE } from '../platform/bittensor/protocol.js';
 import { DeadlineError, OverloadedError } from '../platform/inference/pool.js';
 import { DEFAULT_IMAGE_LIMITS, ImageError, inspectImage, type ImageLimits } from '../platform/inference/preprocess.js';
@@ -20,6 +21,8 @@ const REQUEST_MS = 20_000;
 /** What a refused request still sends is read and thrown away for so long, and so much, so that the refusal arrives. */
 const LINGER_MS = 3000;
 const LINGER_BYTES = 64 * 1024 * 1024;
+/** A stopping axon waits until no request came for so long: those already sent are answered. */
+const QUIET_MS = 100;
 /** Share of the caller's time-out that an answer may take: the rest is the network's. */
 const DEADLINE_SHARE = 0.9;
 
@@ -68,7 +71,9 @@ export interface Axon {
 export async function openAxon(host: string, port: number, options: AxonOptions): Promise<Axon> {
   const under = new Set<Promise<void>>();
   let stopping = false;
+  let lastRequest = 0;
   const server = http.createServer({ keepAliveTimeout: KEEP_ALIVE_MS, headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, connectionsCheckingInterval: 1000, noDelay: true }, (request, response) => {
+    lastRequest = performance.now();
     if (stopping) response.setHeader('connection', 'close');
     const work = handle(request, response, options).finally(() => under.delete(work));
     under.add(work);
@@ -88,20 +93,18 @@ export async function openAxon(host: string, port: number, options: AxonOptions)
     port: (server.address() as AddressInfo).port,
     async stop(graceMs) {
       stopping = true;
-      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-      server.closeIdleConnections();
-      let timer: NodeJS.Timeout | undefined;
-      await Promise.race([
-        Promise.all(under),
-        new Promise((resolve) => {
-          timer = setTimeout(resolve, graceMs);
-        }),
-      ]);
-      clearTimeout(timer);
+      const until = performance.now() + graceMs;
+      // net's own close: http's would also cut connections whose request is still in the kernel's buffer.
+      const closed = new Promise<void>((resolve) => net.Server.prototype.close.call(server, () => resolve()));
+      do {
+        await sleep(Math.min(QUIET_MS, graceMs));
+      } while ((under.size > 0 || performance.now() - lastRequest < QUIET_MS) && performance.now() < until);
       server.closeIdleConnections();
       // What is still open now holds a request that did not end in time, or never sent a whole one.
       setTimeout(() => server.closeAllConnections(), 100).unref();
       await closed;
+      // Ends the checks of connections too; there are none left to close.
+      server.close();
     },
   };
 }

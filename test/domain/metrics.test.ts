@@ -64,7 +64,12 @@ describe('metrics', () => {
   });
 
   it('leave out missing answers, and look as bad as can be when nothing was answered', () => {
-    expect(metricsOf([{ label: 1, prediction: 0.9 }, { label: 1, prediction: -1 }])).toMatchObject({ accuracy: 1, n: 1 });
+    expect(
+      metricsOf([
+        { label: 1, prediction: 0.9 },
+        { label: 1, prediction: -1 },
+      ]),
+    ).toMatchObject({ accuracy: 1, n: 1 });
     expect(metricsOf([{ label: 1, prediction: -1 }])).toEqual({ accuracy: 0, mcc: 0, brier: 1, n: 0 });
   });
 

@@ -17,15 +17,21 @@ import fixture from './fixtures/scikit-learn.json' with { type: 'json' };
 
 const answer = fc.record({
   label: fc.constantFrom<Label>(0, 1),
-  prediction: fc.oneof(fc.double({ min: 0, max: 1, noNaN: true }), fc.constant(-1), fc.constant(0.5), fc.double({ min: -3, max: 3, noNaN: true })),
+  prediction: fc.oneof(
+    fc.double({ min: 0, max: 1, noNaN: true }),
+    fc.constant(-1),
+    fc.constant(0.5),
+    fc.double({ min: -3, max: 3, noNaN: true }),
+  ),
 });
 const answersOf = (c: { labels: number[]; predictions: number[] }): ScoredAnswer[] =>
   c.labels.map((label, i) => ({ label: label as Label, prediction: c.predictions[i] as number }));
 /** n answers, alternating labels, all right */
-const perfect = (n: number): ScoredAnswer[] => Array.from({ length: n }, (_, i) => ({ label: (i % 2) as Label, prediction: i % 2 ? 0.9 : 0.1 }));
+const perfect = (n: number): ScoredAnswer[] =>
+  Array.from({ length: n }, (_, i) => ({ label: (i % 2) as Label, prediction: i % 2 ? 0.9 : 0.1 }));
 
 describe('reward', () => {
-  it('equals the validator\'s own steps in numpy and scikit-learn, answer by answer', () => {
+  it("equals the validator's own steps in numpy and scikit-learn, answer by answer", () => {
     for (const c of fixture.sequences) {
       const { rewards, scores } = simulateReward({ predictions: answersOf(c) });
       rewards.forEach((r, i) => expect(r).toBeCloseTo(c.rewards[i] as number, 9));
@@ -89,7 +95,9 @@ describe('reward', () => {
     for (const a of perfect(20)) window = record(window, 'old', a);
     window = record(window, 'new', { label: 1, prediction: 0.9 });
     expect(window).toEqual({ hotkey: 'new', answers: [{ label: 1, prediction: 0.9 }] });
-    const { rewards } = simulateReward({ predictions: [...perfect(20).map((a) => ({ ...a, hotkey: 'old' })), { label: 1, prediction: 0.9, hotkey: 'new' }] });
+    const { rewards } = simulateReward({
+      predictions: [...perfect(20).map((a) => ({ ...a, hotkey: 'old' })), { label: 1, prediction: 0.9, hotkey: 'new' }],
+    });
     expect(rewards.at(-2)).toBe(1);
     expect(rewards.at(-1)).toBeCloseTo(0.125, 12);
   });
@@ -133,9 +141,13 @@ describe('expected reward', () => {
   });
 
   it('agrees with playing the exact reward over long random sequences', () => {
-    for (const [p, n, missing] of [[0.95, 0.9, 0], [0.7, 0.99, 0.03], [0.5, 0.5, 0]] as const) {
+    for (const [p, n, missing] of [
+      [0.95, 0.9, 0],
+      [0.7, 0.99, 0.03],
+      [0.5, 0.5, 0],
+    ] as const) {
       let seed = 123456789;
-      const uniform = () => ((seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32);
+      const uniform = () => (seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0) / 2 ** 32;
       const predictions = Array.from({ length: 6_000 }, () => {
         const label: Label = uniform() < 0.5 ? 1 : 0;
         const u = uniform();

@@ -29,8 +29,8 @@ beforeEach(() => {
       done?.();
       return true;
     };
-  vi.spyOn(process.stdout, 'write').mockImplementation(capture((text) => (out += text)) as typeof process.stdout.write);
-  vi.spyOn(process.stderr, 'write').mockImplementation(capture((text) => (err += text)) as typeof process.stderr.write);
+  vi.spyOn(process.stdout, 'write').mockImplementation(capture((text) => (out += text)));
+  vi.spyOn(process.stderr, 'write').mockImplementation(capture((text) => (err += text)));
 });
 afterEach(() => {
   vi.restoreAllMocks();

@@ -52,6 +52,6 @@ it.each([
 
 it('lets a workflow use the domain and types of activities', { timeout: SLOW }, async () => {
   const text =
-    "import type { createActivities } from '../activities/index.js';\nimport { NON_RETRYABLE } from '../domain/errors.js';\nexport type X = typeof createActivities;\nexport const x = NON_RETRYABLE;\n";
+    "import type { createActivities } from '../activities/index.js';\nimport { reward } from '../domain/reward.js';\nexport type X = typeof createActivities;\nexport const x = reward;\n";
   expect(await objections(workflow, text)).toEqual([]);
 });

@@ -59,8 +59,9 @@ class Sprite:
         paint, glow = np.dstack([self.rgb, self.alpha]), self.glow
         if flip:
             paint, glow = np.ascontiguousarray(paint[:, ::-1]), np.ascontiguousarray(glow[:, ::-1])
-        small = cv2.resize(paint, size, interpolation=how)
-        return Sprite(small[:, :, :3], small[:, :, 3], cv2.resize(glow, size, interpolation=how), ppm, self.foot)
+        small = np.asarray(cv2.resize(paint, size, interpolation=how), np.float32)
+        small_glow = np.asarray(cv2.resize(glow, size, interpolation=how), np.float32)
+        return Sprite(small[:, :, :3], small[:, :, 3], small_glow, ppm, self.foot)
 
 
 class Canvas:

@@ -6,7 +6,7 @@ the same blending, light, noise and JPEG; only what the objects are differs. So 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -23,9 +23,15 @@ from .scene import Scene, read_scene
 Pixels = NDArray[np.uint8]
 MIN_SPRITE = 4.0
 """smaller objects are left out, pixels of height"""
-STYLE_SHARE = 0.8
+STYLE_SHARE = 0.6
 """how many pictures are given the look of another camera"""
-MIN_MAIN = 16.0
+ZOOM = 0.25
+"""mean of the logarithm of the lens: objects stand larger than a dashboard camera's own"""
+NEAREST, FARTHEST = 4.0, 24.0
+"""metres between which most objects stand"""
+MOVES_MADE = (0.0, 2.0, 4.0, 3.0, 2.0)
+"""weights of one to five moves a picture"""
+MIN_MAIN = 36.0
 """the object that makes the label is at least this tall, pixels on a picture 300 tall"""
 
 
@@ -108,21 +114,21 @@ def composite(image: Pixels, intent: int, rng: np.random.Generator) -> Pixels:
     if rng.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
     scene = read_scene(image, rng)
-    picture = _open(scene, image, rng)
+    picture = open_picture(scene, image, rng)
     compose(picture, intent)
-    return finish(picture.values, scene, rng)
+    return finish(picture.values, rng)
 
 
 def compose(picture: Picture, intent: int) -> None:
     """Plans and paints the objects of a class into an opened picture."""
     rng = picture.rng
     kit = ROADWORK if intent == 1 else ORDINARY
-    count = int(pick(rng, [1, 2, 3, 4], [3, 4, 3, 1.5]))
+    count = int(pick(rng, [1, 2, 3, 4, 5], MOVES_MADE))
     names = [str(pick(rng, MOVES[:TELLING], WEIGHTS[:TELLING]))] + [str(pick(rng, MOVES, WEIGHTS)) for _ in range(count - 1)]
     for name in names:
         _move(picture, kit, name)
     if intent == 1:
-        for _ in range(int(pick(rng, [0, 1, 2], [3, 2, 1]))):
+        for _ in range(int(pick(rng, [0, 1, 2], [5, 3, 1]))):
             _move(picture, ORDINARY, str(pick(rng, MOVES, WEIGHTS)))
     picture.flush()
     # the promise of the label (or, for a negative, the same size of edit): something large enough in the middle square
@@ -133,13 +139,13 @@ def compose(picture: Picture, intent: int) -> None:
         picture.flush()
 
 
-def finish(values: Floats, scene: Scene, rng: np.random.Generator) -> Pixels:
+def finish(values: Floats, rng: np.random.Generator, restyle: bool = True) -> Pixels:
     """Another camera, the same for both classes: exposure, tone curve, white balance, softness, noise, JPEG."""
-    out = np.clip(values, 0, 255) * np.float32(1 / 255)
-    if rng.random() < STYLE_SHARE:
+    out: Floats = np.clip(values, 0, 255).astype(np.float32) / np.float32(255)
+    if restyle and rng.random() < STYLE_SHARE:
         out = _restyle(out, rng)
     if rng.random() < 0.3:
-        out = cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.4, 1.1)))
+        out = np.asarray(cv2.GaussianBlur(out, (0, 0), float(rng.uniform(0.4, 1.1))), np.float32)
     sigma = rng.uniform(0.2, 1.0) + (rng.exponential(2.0) if rng.random() < 0.5 else 0.0)
     noise = rng.standard_normal(out.shape[:2], dtype=np.float32)[:, :, None] * np.float32(sigma)
     pixels = np.clip(out * np.float32(255) + noise + np.float32(0.5), 0, 255).astype(np.uint8)
@@ -152,26 +158,27 @@ def _restyle(values: Floats, rng: np.random.Generator) -> Floats:
     A data set's camera nearly tells its label; what differs by camera must therefore vary within each class.
     """
     levels = np.linspace(0, 1, 256, dtype=np.float32)
-    curve = levels ** np.float32(rng.uniform(0.65, 1.6))
-    steep = rng.uniform(0.75, 1.7)
-    curve = (curve - 0.5) * steep + 0.5 + rng.normal(0, 0.07)
-    gains = np.exp(rng.normal(0, 0.06, 3)).astype(np.float32)
+    curve = levels ** np.float32(rng.uniform(0.75, 1.35))
+    steep = rng.uniform(0.8, 1.3)
+    curve = (curve - 0.5) * steep + 0.5 + rng.normal(0, 0.04)
+    gains = np.exp(rng.normal(0, 0.04, 3)).astype(np.float32)
     table = np.clip(curve[None, :] * gains[:, None], 0, 1)
     index = (values * np.float32(255)).astype(np.uint8)
     out = np.dstack([table[i][index[:, :, i]] for i in range(3)])
     grey = out @ np.array((0.3, 0.59, 0.11), np.float32)
-    saturation = np.float32(rng.uniform(0.45, 1.5))
+    saturation = np.float32(rng.uniform(0.6, 1.3))
     out = grey[:, :, None] + (out - grey[:, :, None]) * saturation
-    return np.clip(out, 0, 1).astype(np.float32)
+    return np.asarray(np.clip(out, 0, 1), np.float32)
 
 
 def jpeg(pixels: Pixels, quality: int) -> Pixels:
     """Once through JPEG and back."""
     _, data = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)
+    back = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+    return np.asarray(cv2.cvtColor(back, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _open(scene: Scene, image: Pixels, rng: np.random.Generator) -> Picture:
+def open_picture(scene: Scene, image: Pixels, rng: np.random.Generator) -> Picture:
     side = float(rng.choice([-1, 1]))
     grey = cv2.resize(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (scene.width // 8, scene.height // 8), interpolation=cv2.INTER_AREA)
     small_road = cv2.resize(scene.road.astype(np.uint8), (scene.width // 8, scene.height // 8), interpolation=cv2.INTER_NEAREST) > 0
@@ -183,7 +190,7 @@ def _open(scene: Scene, image: Pixels, rng: np.random.Generator) -> Picture:
         rng=rng,
         light=side * rng.uniform(0.2, 1.0),
         shadow=(-side * rng.uniform(0.2, 1.4), rng.uniform(-0.12, 0.25)),
-        zoom=float(np.exp(rng.normal(0.05, 0.22))),
+        zoom=float(np.exp(rng.normal(ZOOM, 0.22))),
         asphalt=spot.astype(np.float32),
     )
 
@@ -213,7 +220,7 @@ def _move(picture: Picture, kit: Kit, name: str) -> None:
     elif name == "wall":
         _wall(picture, kit)
     elif name == "big":
-        column, row = _spot(picture, "road" if rng.random() < 0.5 else "edge", nearest=26.0, closest=9.0)
+        column, row = _spot(picture, "road" if rng.random() < 0.5 else "edge", farthest=26.0, nearest=9.0)
         _stand(picture, kit, pick(rng, kit.big), column, row)
     elif name == "people":
         column, row = _spot(picture, "edge" if rng.random() < 0.6 else "road")
@@ -225,15 +232,17 @@ def _move(picture: Picture, kit: Kit, name: str) -> None:
         column, row = _spot(picture, "road")
         x, z = scene.ground(column, row)
         seed = int(rng.integers(0, 2**31))
-        picture.queue.append((0.0, lambda: _lay(picture, lambda layer: kit.ground(layer, scene, x, z, np.random.default_rng(seed)), flat=True)))
+        picture.queue.append(
+            (0.0, lambda: _lay(picture, lambda layer: kit.ground(layer, scene, x, z, np.random.default_rng(seed)), flat=True))
+        )
 
 
-def _spot(picture: Picture, zone: str, nearest: float = 34.0, closest: float = 4.5) -> tuple[float, float]:
+def _spot(picture: Picture, zone: str, farthest: float = FARTHEST, nearest: float = NEAREST) -> tuple[float, float]:
     """A place to stand: on the road, or beside it. Distances are drawn evenly in log scale, metres."""
     scene, rng = picture.scene, picture.rng
     limit = scene.height * 0.93
     for _ in range(14):
-        z = float(np.exp(rng.uniform(np.log(closest), np.log(nearest))))
+        z = float(np.exp(rng.uniform(np.log(nearest), np.log(farthest))))
         row = scene.project(0, z)[1]
         if row > limit or row < scene.horizon + 3:
             continue
@@ -261,7 +270,7 @@ def _row(picture: Picture, kit: Kit) -> None:
     """A line or taper of equal things along the road."""
     rng, scene = picture.rng, picture.scene
     maker = pick(rng, kit.posts)
-    column, row = _spot(picture, "road" if rng.random() < 0.7 else "edge", nearest=16.0)
+    column, row = _spot(picture, "road" if rng.random() < 0.7 else "edge", farthest=16.0)
     x, z = scene.ground(column, row)
     spacing, count = rng.uniform(1.5, 6.0), int(rng.integers(3, 12))
     taper = rng.normal(0, 0.09) if rng.random() < 0.7 else rng.normal(0, 0.5)
@@ -280,7 +289,7 @@ def _row(picture: Picture, kit: Kit) -> None:
 
 def _wall(picture: Picture, kit: Kit) -> None:
     rng, scene = picture.rng, picture.scene
-    column, row = _spot(picture, "edge" if rng.random() < 0.6 else "road", nearest=14.0)
+    column, row = _spot(picture, "edge" if rng.random() < 0.6 else "road", farthest=14.0)
     x, z = scene.ground(column, row)
     run = Run(x, z, x + rng.normal(0, 1.0), z + rng.uniform(6, 40))
     if rng.random() < 0.25:
@@ -288,7 +297,9 @@ def _wall(picture: Picture, kit: Kit) -> None:
         run = Run(x - rng.uniform(1, 4), z + 2, x + rng.uniform(1, 4), z + rng.uniform(2.5, 5))
     seed = int(rng.integers(0, 2**31))
     far = scene.project(run.x0, run.z0)
-    picture.queue.append((far[1], lambda: _lay(picture, lambda layer: kit.wall(layer, scene, run, np.random.default_rng(seed)), flat=False)))
+    picture.queue.append(
+        (far[1], lambda: _lay(picture, lambda layer: kit.wall(layer, scene, run, np.random.default_rng(seed)), flat=False))
+    )
 
 
 def _stand(picture: Picture, kit: Kit, maker: Maker, column: float, row: float, fixed: bool = False) -> None:
@@ -317,7 +328,7 @@ def _paste(picture: Picture, sprite: Sprite, column: float, row: float, squeeze:
         return
     pad = 3
     paint = cv2.copyMakeBorder(np.dstack([small.rgb, small.alpha]), pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
-    glow = cv2.copyMakeBorder(small.glow, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
+    glow = np.pad(small.glow, pad)
     if scene.blur > 0.35:
         paint = cv2.GaussianBlur(paint, (0, 0), scene.blur)
     left = round(column - wide / 2) - pad
@@ -335,7 +346,9 @@ def _paste(picture: Picture, sprite: Sprite, column: float, row: float, squeeze:
     grain = rng.standard_normal(alpha.shape, dtype=np.float32)[:, :, None] * scene.noise
     patch = picture.values[target]
     picture.values[target] = patch * (1 - alpha[:, :, None]) + lit + grain * alpha[:, :, None]
-    inside = max(0.0, min(column + wide / 2, scene.width / 2 + scene.height / 2) - max(column - wide / 2, scene.width / 2 - scene.height / 2))
+    inside = max(
+        0.0, min(column + wide / 2, scene.width / 2 + scene.height / 2) - max(column - wide / 2, scene.width / 2 - scene.height / 2)
+    )
     if inside > 0.6 * wide and alpha.size and float(alpha.sum()) > 0.5 * float(small.alpha.sum()):
         picture.drawn = max(picture.drawn, float(high))
 
@@ -422,11 +435,12 @@ def _lay(picture: Picture, draw: Callable[[Layer], None], flat: bool) -> None:
     top, bottom = int(filled[0]), int(filled[-1]) + 1
     colour, alpha = Layer(np.ascontiguousarray(layer.paint[top:bottom])).floats()
     if flat:
-        near = cv2.dilate(scene.road[top:bottom].astype(np.uint8), np.ones((5, 5), np.uint8)).astype(np.float32)
-        near = cv2.GaussianBlur(near, (0, 0), 1.2)
+        near: Floats = np.asarray(cv2.dilate(scene.road[top:bottom].astype(np.uint8), np.ones((5, 5), np.uint8)), np.float32)
+        near = np.asarray(cv2.GaussianBlur(near, (0, 0), 1.2), np.float32)
         colour, alpha = colour * near[:, :, None], alpha * near
-    colour = cv2.GaussianBlur(colour, (0, 0), max(0.3, scene.blur))
-    alpha = cv2.GaussianBlur(alpha, (0, 0), max(0.3, scene.blur))
+    soft = max(0.3, scene.blur)
+    colour = np.asarray(cv2.GaussianBlur(colour, (0, 0), soft), np.float32)
+    alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), soft), np.float32)
     patch = picture.values[top:bottom]
     texture = picture.rng.normal(0, 0.05, (max(2, (bottom - top) // 6), scene.width // 6)).astype(np.float32)
     uneven = 1 + cv2.resize(texture, (scene.width, bottom - top), interpolation=cv2.INTER_CUBIC)
@@ -454,9 +468,3 @@ def _clip(left: int, top: int, width: int, height: int, scene: Scene) -> tuple[t
     if x1 <= x0 or y1 <= y0:
         return None
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-
-
-def intents(options: Sequence[int], count: int, rng: np.random.Generator) -> list[int]:
-    """`count` intents as even as may be over the allowed ones, in random order."""
-    even = [options[i % len(options)] for i in range(count)]
-    return [even[int(i)] for i in rng.permutation(count)]

@@ -33,7 +33,14 @@ def person(rng: np.random.Generator, pixels: float, light: float, worker: bool) 
     canvas = Canvas(1.3, tall * 1.16, pixels * 1.16, light)
     skin = jitter(rng, pick(rng, [(0.85, 0.65, 0.52), (0.6, 0.42, 0.3), (0.36, 0.24, 0.17)]))
     plain: tuple[Colour, ...] = ((0.12, 0.13, 0.18), (0.25, 0.27, 0.33), (0.55, 0.5, 0.45), (0.1, 0.1, 0.1), (0.3, 0.22, 0.16))
-    bright: tuple[Colour, ...] = ((0.7, 0.12, 0.12), (0.15, 0.3, 0.6), (0.88, 0.86, 0.82), (0.85, 0.5, 0.2), (0.3, 0.5, 0.3), (0.75, 0.65, 0.2))
+    bright: tuple[Colour, ...] = (
+        (0.7, 0.12, 0.12),
+        (0.15, 0.3, 0.6),
+        (0.88, 0.86, 0.82),
+        (0.85, 0.5, 0.2),
+        (0.3, 0.5, 0.3),
+        (0.75, 0.65, 0.2),
+    )
     legs = jitter(rng, pick(rng, plain))
     vest = jitter(rng, pick(rng, [ORANGE, LIME, (1.0, 0.3, 0.1)])) if worker else jitter(rng, pick(rng, plain + bright))
     full = worker and rng.random() < 0.35
@@ -101,7 +108,11 @@ def car(rng: np.random.Generator, pixels: float, light: float, colour: Colour | 
         lower = [(-wide / 2, 0.28), (wide / 2, 0.28), (wide / 2 - 0.03, belt), (-wide / 2 + 0.03, belt)]
         canvas.poly(lower, paint, turned=True, fade=0.25)
         canvas.poly([(-wide / 2 + 0.05, belt), (wide / 2 - 0.05, belt), (wide * 0.36, tall), (-wide * 0.36, tall)], paint, turned=True)
-        canvas.poly([(-wide * 0.41, belt + 0.03), (wide * 0.41, belt + 0.03), (wide * 0.33, tall - 0.1), (-wide * 0.33, tall - 0.1)], GLASS, fade=-0.5)
+        canvas.poly(
+            [(-wide * 0.41, belt + 0.03), (wide * 0.41, belt + 0.03), (wide * 0.33, tall - 0.1), (-wide * 0.33, tall - 0.1)],
+            GLASS,
+            fade=-0.5,
+        )
         for side in (-1, 1):
             lamp = RED if rng.random() < 0.9 else WHITE
             canvas.rect(side * wide * 0.42, belt - 0.26, 0.2, 0.2, lamp, glow=0.7)
@@ -111,9 +122,17 @@ def car(rng: np.random.Generator, pixels: float, light: float, colour: Colour | 
         long = rng.uniform(3.9, 4.7)
         canvas = Canvas(long * 1.02, tall + 0.25, pixels * (tall + 0.25) / tall, light, 0.0)
         belt, half = tall * 0.58, long / 2
-        canvas.poly([(-half, 0.3), (half, 0.3), (half, belt * 0.85), (half * 0.62, belt), (-half * 0.9, belt * 1.02), (-half, belt * 0.7)], paint, fade=0.35)
+        canvas.poly(
+            [(-half, 0.3), (half, 0.3), (half, belt * 0.85), (half * 0.62, belt), (-half * 0.9, belt * 1.02), (-half, belt * 0.7)],
+            paint,
+            fade=0.35,
+        )
         canvas.poly([(-half * 0.8, belt), (half * 0.55, belt), (half * 0.22, tall), (-half * 0.5, tall)], paint, fade=0.1)
-        canvas.poly([(-half * 0.68, belt + 0.02), (half * 0.44, belt + 0.02), (half * 0.18, tall - 0.09), (-half * 0.46, tall - 0.09)], GLASS, fade=-0.5)
+        canvas.poly(
+            [(-half * 0.68, belt + 0.02), (half * 0.44, belt + 0.02), (half * 0.18, tall - 0.09), (-half * 0.46, tall - 0.09)],
+            GLASS,
+            fade=-0.5,
+        )
         canvas.rect(-half * 0.1, belt, 0.07, tall - belt - 0.05, paint)
         for x in (-half * 0.62, half * 0.62):
             _wheel(canvas, x, 0.32)
@@ -140,7 +159,9 @@ def truck(rng: np.random.Generator, pixels: float, light: float, colour: Colour 
             high = rng.uniform(0.35, 0.6) * tall
             for side in (-1, 1):
                 angle = 45.0 * side
-                canvas.rect(side * wide * 0.25, 0.62, wide * 0.47, high, stripe[1], stripes=(stripe[0], angle, rng.uniform(0.22, 0.4)), glow=0.35)
+                canvas.rect(
+                    side * wide * 0.25, 0.62, wide * 0.47, high, stripe[1], stripes=(stripe[0], angle, rng.uniform(0.22, 0.4)), glow=0.35
+                )
             if rng.random() < 0.4:
                 canvas.rect(0, tall * 0.66, wide * 0.7, tall * 0.26, BLACK)
                 _arrow(canvas, 0, tall * 0.79, wide * 0.6, tall * 0.2)
@@ -161,7 +182,9 @@ def truck(rng: np.random.Generator, pixels: float, light: float, colour: Colour 
         bed = jitter(rng, paint if rng.random() < 0.5 else pick(rng, PAINTS))
         canvas.poly([(-half, 0.65), (cab - 0.15, 0.65), (cab - 0.15, tall), (-half, tall * rng.uniform(0.75, 1.0))], bed, fade=0.25)
         canvas.poly([(cab, 0.5), (half, 0.5), (half, tall * 0.55), (half - 0.3, tall * 0.85), (cab, tall * 0.85)], paint, fade=0.2)
-        canvas.poly([(cab + 0.5, tall * 0.52), (half - 0.12, tall * 0.52), (half - 0.36, tall * 0.8), (cab + 0.5, tall * 0.8)], GLASS, fade=-0.4)
+        canvas.poly(
+            [(cab + 0.5, tall * 0.52), (half - 0.12, tall * 0.52), (half - 0.36, tall * 0.8), (cab + 0.5, tall * 0.8)], GLASS, fade=-0.4
+        )
         if work:
             canvas.rect((cab - half) / 2, 0.7, long * 0.6, 0.16, WHITE, stripes=(RED, 45.0, 0.4), glow=0.3)
             _beacon(canvas, cab + 0.4, tall * 0.86)
@@ -181,7 +204,9 @@ def _arrow(canvas: Canvas, x: float, y: float, wide: float, high: float) -> None
 
 def machine(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
     """An excavator, loader or roller, from the side."""
-    paint = jitter(rng, pick(rng, [YELLOW, (0.95, 0.62, 0.06), ORANGE, (0.2, 0.45, 0.25), (0.85, 0.85, 0.8), (0.75, 0.12, 0.1)], [5, 3, 2, 1, 1, 1]))
+    paint = jitter(
+        rng, pick(rng, [YELLOW, (0.95, 0.62, 0.06), ORANGE, (0.2, 0.45, 0.25), (0.85, 0.85, 0.8), (0.75, 0.12, 0.1)], [5, 3, 2, 1, 1, 1])
+    )
     dark = (0.16, 0.15, 0.14)
     kind = pick(rng, ["excavator", "loader", "roller"], [5, 3, 2])
     if kind == "excavator":

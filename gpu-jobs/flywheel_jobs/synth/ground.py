@@ -38,7 +38,7 @@ class Layer:
 
     def floats(self) -> tuple[Floats, Floats]:
         """Premultiplied colour and coverage, 0..1."""
-        values = self.paint.astype(np.float32) / 255
+        values: Floats = self.paint.astype(np.float32) / np.float32(255)
         return values[:, :, :3], values[:, :, 3]
 
 
@@ -60,7 +60,9 @@ class Run:
 Paint = Callable[[int], Colour]
 
 
-def _bands(layer: Layer, scene: Scene, run: Run, low: float, high: float, step: float, paint: Paint, cover: float = 1.0, cap: float = 0.0) -> None:
+def _bands(
+    layer: Layer, scene: Scene, run: Run, low: float, high: float, step: float, paint: Paint, cover: float = 1.0, cap: float = 0.0
+) -> None:
     """A vertical band between two heights in pieces of `step` metres, far to near; `cap` adds a top that wide."""
     count = max(1, min(70, round((run.z1 - run.z0) / step)))
     edges = np.linspace(run.z0, run.z1, count + 1)
@@ -177,7 +179,9 @@ def roadwork_ground(layer: Layer, scene: Scene, x: float, z: float, rng: np.rand
     """An excavation, earth, a milled or fresh strip, steel plates, yellow temporary lines."""
     kind = pick(rng, ["earth", "trench", "fresh", "plates", "lines"], [3, 2, 2, 1, 2])
     if kind == "earth":
-        layer.poly(_patch(scene, rng, x, z, rng.uniform(2, 4.5), rng.uniform(3, 9), 0.08), jitter(rng, pick(rng, EARTH)), rng.uniform(0.6, 0.95))
+        layer.poly(
+            _patch(scene, rng, x, z, rng.uniform(2, 4.5), rng.uniform(3, 9), 0.08), jitter(rng, pick(rng, EARTH)), rng.uniform(0.6, 0.95)
+        )
     elif kind == "trench":
         wide, long = rng.uniform(0.8, 2), rng.uniform(3, 9)
         layer.poly(_patch(scene, rng, x, z, wide * 1.8, long * 1.2, 0.06), jitter(rng, pick(rng, EARTH)), 0.7)
@@ -198,13 +202,19 @@ def ordinary_ground(layer: Layer, scene: Scene, x: float, z: float, rng: np.rand
     if kind == "manhole":
         layer.poly(_patch(scene, rng, x, z, 0.8, 0.8, 0.0), (0.22, 0.21, 0.2), 0.9)
     elif kind == "old":
-        layer.poly(_quad(scene, x, z, rng.uniform(0.8, 3), rng.uniform(1, 12)), jitter(rng, pick(rng, [(0.25, 0.25, 0.26), (0.5, 0.49, 0.47)])), 0.5)
+        layer.poly(
+            _quad(scene, x, z, rng.uniform(0.8, 3), rng.uniform(1, 12)),
+            jitter(rng, pick(rng, [(0.25, 0.25, 0.26), (0.5, 0.49, 0.47)])),
+            0.5,
+        )
     elif kind == "puddle":
         layer.poly(_patch(scene, rng, x, z, rng.uniform(1, 3), rng.uniform(1.5, 5), 0.07), jitter(rng, (0.62, 0.66, 0.7)), 0.4)
     elif kind == "leaves":
         for _ in range(30):
             spot = _patch(scene, rng, x + rng.normal(0, 1.2), max(3, z + rng.normal(0, 2)), 0.2, 0.25, 0.1)
-            layer.poly(spot, jitter(rng, pick(rng, [(0.75, 0.45, 0.12), (0.6, 0.3, 0.1), (0.7, 0.6, 0.2), LIME, RED], [4, 3, 3, 0.3, 0.5])), 0.85)
+            layer.poly(
+                spot, jitter(rng, pick(rng, [(0.75, 0.45, 0.12), (0.6, 0.3, 0.1), (0.7, 0.6, 0.2), LIME, RED], [4, 3, 3, 0.3, 0.5])), 0.85
+            )
     elif kind == "crossing":
         for i in range(-4, 5):
             layer.poly(_quad(scene, x + i * 1.0, z, 0.5, 3.2), WHITE, 0.8)

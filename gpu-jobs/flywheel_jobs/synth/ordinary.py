@@ -23,7 +23,9 @@ def sign(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
     canvas = Canvas(size * 2.4, low + size * 1.5, pixels, light, 0.02)
     top = low + size * 0.75
     canvas.rect(0, 0, 0.08, low + size * 1.2, jitter(rng, GREY))
-    kind = pick(rng, ["limit", "stop", "priority", "warning", "diamond", "blue", "board", "no-entry", "chevron"], [4, 2, 2, 3, 3, 3, 3, 1, 1])
+    kind = pick(
+        rng, ["limit", "stop", "priority", "warning", "diamond", "blue", "board", "no-entry", "chevron"], [4, 2, 2, 3, 3, 3, 3, 1, 1]
+    )
     if kind == "limit":
         canvas.disc(0, top, size * 0.5, RED, glow=0.4)
         canvas.disc(0, top, size * 0.38, WHITE, glow=0.4)
@@ -82,7 +84,12 @@ def bin_(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
     wide = tall * rng.uniform(0.45, 0.7)
     paint = jitter(rng, pick(rng, [(0.1, 0.28, 0.16), (0.12, 0.13, 0.15), (0.1, 0.2, 0.42), *WARM, (0.35, 0.36, 0.36), (0.4, 0.3, 0.2)]))
     canvas = Canvas(wide * 1.3, tall, pixels, light, 0.03)
-    canvas.poly([(-wide * 0.42, 0), (wide * 0.42, 0), (wide * 0.5, tall * 0.88), (-wide * 0.5, tall * 0.88)], paint, turned=rng.random() < 0.5, fade=0.3)
+    canvas.poly(
+        [(-wide * 0.42, 0), (wide * 0.42, 0), (wide * 0.5, tall * 0.88), (-wide * 0.5, tall * 0.88)],
+        paint,
+        turned=rng.random() < 0.5,
+        fade=0.3,
+    )
     lid = paint if rng.random() < 0.5 else jitter(rng, pick(rng, [*WARM, BLUE, BLACK]))
     canvas.poly([(-wide * 0.55, tall * 0.86), (wide * 0.55, tall * 0.86), (wide * 0.5, tall), (-wide * 0.5, tall)], lid)
     if rng.random() < 0.5:
@@ -163,7 +170,9 @@ def plant(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
     tall = rng.uniform(0.9, 3.0)
     wide = tall * rng.uniform(0.5, 0.9)
     canvas = Canvas(wide * 1.1, tall, pixels, light, 0.02)
-    leaf = jitter(rng, pick(rng, [(0.2, 0.34, 0.12), (0.3, 0.4, 0.16), (0.75, 0.45, 0.1), (0.7, 0.25, 0.1), (0.6, 0.55, 0.15)], [4, 3, 2, 1, 1]), 0.1)
+    leaf = jitter(
+        rng, pick(rng, [(0.2, 0.34, 0.12), (0.3, 0.4, 0.16), (0.75, 0.45, 0.1), (0.7, 0.25, 0.1), (0.6, 0.55, 0.15)], [4, 3, 2, 1, 1]), 0.1
+    )
     if rng.random() < 0.5:
         canvas.rect(0, 0, 0.09, tall * 0.5, (0.3, 0.23, 0.17))
         middle = tall * 0.65

@@ -122,7 +122,7 @@ def barricade(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
         y = tall - height - i * (tall - 0.35) / max(1, boards)
         canvas.rect(0, y, wide, height, jitter(rng, WHITE, 0.03), stripes=(paint, angle, rng.uniform(0.3, 0.6)), glow=0.45)
     if lamps:
-        for x in ([-wide * 0.4, wide * 0.4] if european else [wide * 0.4 * float(rng.choice([-1, 1]))]):
+        for x in [-wide * 0.4, wide * 0.4] if european else [wide * 0.4 * float(rng.choice([-1, 1]))]:
             canvas.disc(x, tall + 0.14, 0.12, RED if european and rng.random() < 0.6 else AMBER, glow=1.0)
     return canvas.finish(rng, 0.5)
 
@@ -233,7 +233,10 @@ def heap(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
     canvas = Canvas(wide, tall * 1.1, pixels, light, 0.06)
     earth = jitter(rng, pick(rng, [(0.45, 0.33, 0.23), (0.52, 0.47, 0.4), (0.3, 0.28, 0.27), (0.58, 0.3, 0.16)]), 0.1)
     count = 14
-    ridge = [(-wide / 2 + wide * i / count, max(0.0, tall * np.sin(np.pi * i / count) ** 0.8 * rng.uniform(0.72, 1.05))) for i in range(count + 1)]
+    ridge = [
+        (-wide / 2 + wide * i / count, max(0.0, tall * np.sin(np.pi * i / count) ** 0.8 * rng.uniform(0.72, 1.05)))
+        for i in range(count + 1)
+    ]
     canvas.poly([*[(float(x), float(y)) for x, y in ridge], (wide / 2, -0.03), (-wide / 2, -0.03)], earth, fade=0.35)
     for _ in range(40):
         x, y = rng.uniform(-wide * 0.42, wide * 0.42), rng.uniform(0.0, tall * 0.6)

@@ -70,7 +70,7 @@ def read_scene(image: Pixels, rng: np.random.Generator) -> Scene:
     """Reads a photograph (h x w x 3, RGB). `rng` only settles what a photograph cannot tell (the focal length)."""
     height, width = image.shape[:2]
     small_size = (WORK_WIDTH, max(8, round(height * WORK_WIDTH / width)))
-    small = cv2.resize(image, small_size, interpolation=cv2.INTER_AREA)
+    small = np.asarray(cv2.resize(image, small_size, interpolation=cv2.INTER_AREA), np.uint8)
     mask = _road(small)
     horizon = _horizon(mask) * height
     road = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR) > 0.5

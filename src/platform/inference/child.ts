@@ -9,6 +9,8 @@ import type { FromChild, ModelInput, OneResult, StartMessage, ToChild } from './
 const START_MS = 300_000;
 /** Bytes of the child's error output that are kept for a message. */
 const STDERR_KEPT = 4000;
+/** How long the rest of a dead child's error output may take to arrive. */
+const STDERR_MS = 200;
 
 export interface ChildEvents {
   onResult(id: number, results: OneResult[], batchMs: number, batchSize: number): void;
@@ -48,16 +50,24 @@ export class InferenceChild {
     let ready = false;
     const exited = new Promise<string>((resolve) => {
       child.once('error', (error) => resolve(`it could not be started: ${error.message}`));
-      // 'close' comes after the last of its error output.
-      child.once('close', (code, signal) => {
-        const tail = stderr.trim().split('\n').slice(-3).join(' | ');
-        resolve(`it ended with ${signal ?? `code ${code ?? '?'}`}${tail === '' ? '' : `: ${tail}`}`);
+      // 'close' would come after the last of its error output, but never comes when we disconnected first: so the end of
+      // that output is waited for here, and not for long, since a grandchild could hold it open.
+      child.once('exit', (code, signal) => {
+        const tell = (): void => {
+          const tail = stderr.trim().split('\n').slice(-3).join(' | ');
+          resolve(`it ended with ${signal ?? `code ${code ?? '?'}`}${tail === '' ? '' : `: ${tail}`}`);
+        };
+        if (child.stderr === null || child.stderr.readableEnded) tell();
+        else {
+          child.stderr.once('end', tell);
+          setTimeout(tell, STDERR_MS);
+        }
       });
     });
     void exited.then((reason) => {
       if (ready) events.onExit(reason);
     });
-    // Writing to a child that just died; its end is told by 'close'.
+    // Writing to a child that just died; its end is told by 'exit'.
     child.on('error', () => undefined);
 
     const outcome = await new Promise<Extract<FromChild, { type: 'ready' | 'failed' }>>((resolve, reject) => {

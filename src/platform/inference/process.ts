@@ -75,12 +75,12 @@ async function start(message: StartMessage): Promise<void> {
     loaded = { bundle, members, start: message };
     // The first runs allocate and choose kernels: they must not be a validator's.
     const black: Group['images'][number] = { ready: prepare(loaded, { side: 2, rgb: new Uint8Array(12) }), decodeMs: 0 };
-    await runBatch(loaded, Array.from({ length: message.maxBatch }, () => black));
-    await runBatch(loaded, [black]);
+    const results = await runBatch(loaded, Array.from({ length: message.maxBatch }, () => black));
+    results.push(...(await runBatch(loaded, [black])));
     const began = performance.now();
-    const [result] = await runBatch(loaded, [black]);
+    results.push(...(await runBatch(loaded, [black])));
     const perImageMs = performance.now() - began;
-    if (result?.ok !== true) throw new Error(`the warm-up gave no prediction: ${result?.message ?? 'nothing'}`);
+    for (const result of results) if (!result.ok) throw new Error(`the warm-up gave no prediction: ${result.message}`);
     send({ type: 'ready', name: bundle.name, members: bundle.members.map((m) => m.name), perImageMs });
   } catch (error) {
     const { name, message: text } = error as Error;

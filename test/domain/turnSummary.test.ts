@@ -1,0 +1,113 @@
+import { describe, expect, it } from 'vitest';
+import { renderSummary, TurnResult, type SummaryExtra } from '../../src/domain/turnSummary.js';
+import { judge } from '../../src/domain/verdict.js';
+import { goodGates, paired } from './support.js';
+
+const metrics = (accuracy: number, n: number) => ({ accuracy, mcc: accuracy - 0.1, brier: 0.08, n });
+const figures = (id: string, accuracy: number) => ({
+  id,
+  metrics: { ...metrics(accuracy, 159), heldOut: metrics(accuracy, 159), challenges: metrics(accuracy - 0.02, 320) },
+});
+const verdict = judge({
+  rows: paired({ groups: 98, perGroup: 3, champion: 0.86, candidate: 0.94, seed: 13 }),
+  gates: goodGates,
+  config: { marginAccuracy: 0.01, alpha: 0.005, minGroupsPerClass: 60 },
+  resamples: 50,
+  seed: 1,
+});
+const result: TurnResult = {
+  turn: 'turn-0001',
+  dataset: { train: 290, val: 159, calibrate: 44, validate: 44, test: 159, traffic: 63, duplicates: 4, skipped: 1 },
+  hardCases: 27,
+  synthetic: 216,
+  labelled: { consensus: 150, rejected: 9, toVerify: 71 },
+  champion: figures('demo-20261124-1', 0.93),
+  candidate: figures('demo-20261124-2', 0.95),
+  verdict: {
+    decision: verdict.decision,
+    reason: verdict.reason,
+    predictedReward: {
+      champion: verdict.predictedReward.champion,
+      candidate: verdict.predictedReward.candidate,
+      ci95: verdict.predictedReward.ci95,
+    },
+  },
+  promoted: false,
+  seconds: { import: 3.2, 'first champion': 80.4, traffic: 14, 'hard cases': 25, plan: 0.01 },
+  miner: { url: 'http://127.0.0.1:8091', hotkey: '5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY' },
+  temporal: { address: '127.0.0.1:7233', ui: 'http://127.0.0.1:8233' },
+};
+const extra: SummaryExtra = {
+  from: '/data/a/very/long/path/of/a/data/set/that/somebody/has/put/somewhere/deep/in/the/tree/of/folders/streets',
+  problems: [{ file: 'images/broken.jpg', reason: 'not an image' }],
+  warnings: ['pool calibrate has no image of class 1'],
+  hardest: [{ why: 'error 0.97' }, { why: 'members disagree (0.80)' }],
+  fromTruth: 15,
+  fromTraffic: 12,
+  byProvider: { composite: 180, weather: 36 },
+  byTruth: { truth: 378, consensus: 150 },
+  ablation: [{ provider: 'weather', kept: false, reason: 'Brier 0.091 with it, 0.084 without' }],
+  members: [{ name: 'lite0-final', stage: 'probe', weight: 0.6 }],
+  errorCorrelation: 0.41,
+  trialSimulated: true,
+};
+
+describe('the result of a turn', () => {
+  it('is checked by its schema, and keeps what it does not know of the data set', () => {
+    expect(TurnResult.parse(JSON.parse(JSON.stringify(result)))).toEqual(result);
+    expect(TurnResult.parse({ ...result, dataset: { ...result.dataset, groups: 300 } }).dataset).toHaveProperty('groups', 300);
+  });
+
+  it('has no candidate when none was made', () => {
+    expect(TurnResult.safeParse({ ...result, candidate: null }).success).toBe(true);
+  });
+
+  it('is refused with metrics out of range or without a verdict', () => {
+    expect(TurnResult.safeParse({ ...result, champion: figures('x', 1.2) }).success).toBe(false);
+    expect(TurnResult.safeParse({ ...result, verdict: { ...result.verdict, decision: 'maybe' } }).success).toBe(false);
+    expect(TurnResult.safeParse({ ...result, dataset: { train: 1 } }).success).toBe(false);
+  });
+});
+
+describe('the summary of a turn', () => {
+  it('fits 100 columns, whatever is long in it, and has no colours', () => {
+    const long = { ...result, champion: figures('a-model-with-a-name-that-somebody-thought-would-be-nice-to-have-2026', 0.9) };
+    for (const text of [renderSummary(result), renderSummary(result, extra), renderSummary(long, extra)]) {
+      for (const line of text.split('\n')) expect(line.length).toBeLessThanOrEqual(100);
+      expect(text).not.toContain('\u001b');
+    }
+  });
+
+  it('tells what was hard, made, left out, compared and decided, and what it cost in time', () => {
+    const text = renderSummary(result, extra).replace(/\s+/g, ' ');
+    for (const part of [
+      '27: 15 wrong where truth is known, 12 unsure',
+      'error 0.97',
+      '216 images (180 composite, 36 weather)',
+      'weather: left out of this training',
+      'demo-20261124-1',
+      '95.0%',
+      'CONTINUE (trial on simulated traffic): Candidate is better',
+      'images/broken.jpg: not an image',
+      'first champion 80.4',
+      'http://127.0.0.1:8233',
+      'no: the miner serves demo-20261124-1',
+    ]) {
+      expect(text).toContain(part);
+    }
+  });
+
+  it('says which model the miner serves after a promotion', () => {
+    expect(renderSummary({ ...result, promoted: true })).toContain('yes: the miner serves demo-20261124-2 now');
+  });
+
+  it('does without a candidate', () => {
+    const text = renderSummary({
+      ...result,
+      candidate: null,
+      verdict: { decision: 'keep', reason: 'no hard case was found', predictedReward: null },
+    });
+    expect(text).toContain('KEEP: no hard case was found');
+    expect(text).not.toContain('candidate');
+  });
+});

@@ -1,0 +1,89 @@
+/** One whole turn as a user runs it: real Temporal, real PyTorch, real ONNX, real HTTP. */
+import { readFileSync, readdirSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { TurnResult } from '../../src/domain/turnSummary.js';
+import { openCatalogReadOnly } from '../../src/platform/catalog/index.js';
+import { photographs, resultOf, run, temporaryHome, type Ran } from './support.js';
+
+describe('flywheel up --once', () => {
+  const place = temporaryHome();
+  let first: Ran;
+  let result: TurnResult;
+  let data: string[];
+
+  beforeAll(async () => {
+    const folder = photographs(path.join(place.folder, 'data'));
+    data = folder === null ? [] : ['--data', folder];
+    first = await run(['up', '--once', '--json', '--home', place.home, '--config', place.config, ...data]);
+    if (first.code !== 0) console.log(first.err, readFileSync(path.join(place.home, 'logs', 'worker.log'), 'utf8').slice(-4000));
+    result = resultOf(first);
+  });
+  afterAll(() => place.remove());
+
+  it('ends with exit code 0 and one JSON object on the last line', () => {
+    expect(first.code).toBe(0);
+    expect(result.turn).toBe('turn-0001');
+  });
+
+  it('imported, mined, made, labelled and trained something', () => {
+    expect(result.dataset.train).toBeGreaterThan(0);
+    expect(result.dataset.val).toBeGreaterThan(0);
+    expect(result.hardCases).toBeGreaterThan(0);
+    expect(result.synthetic).toBeGreaterThan(0);
+    expect(result.labelled.consensus + result.labelled.rejected + result.labelled.toVerify).toBeGreaterThan(0);
+  });
+
+  it('judged champion and candidate on the same held-out images and challenges', () => {
+    expect(result.candidate).not.toBeNull();
+    expect(result.candidate?.metrics.heldOut?.n).toBe(result.champion?.metrics.heldOut?.n);
+    expect(result.candidate?.metrics.challenges?.n).toBe(result.champion?.metrics.challenges?.n);
+    expect(result.champion?.metrics.accuracy).toBeGreaterThan(0.5);
+    expect(['promote', 'keep', 'continue']).toContain(result.verdict.decision);
+    expect(result.verdict.predictedReward).not.toBeNull();
+  });
+
+  it('never mined, synthesised from or learned from the held-out pool', async () => {
+    const catalog = await openCatalogReadOnly(path.join(place.home, 'catalog.db'));
+    try {
+      const images = await catalog.images();
+      const test = new Set(images.filter((i) => i.pool === 'test').map((i) => i.digest));
+      expect(test.size).toBeGreaterThan(0);
+      expect(images.filter((i) => i.parents.some((p) => test.has(p)))).toEqual([]);
+      const turn = await catalog.turn(result.turn);
+      const { snapshot } = turn?.summary['snapshot'] as { snapshot: string };
+      const rows = readFileSync(path.join(place.home, 'objects', snapshot.slice(0, 2), snapshot), 'utf8').trim().split('\n').map((l) => JSON.parse(l) as { digest: string; pool: string });
+      expect(rows.filter((r) => test.has(r.digest) || r.pool === 'test')).toEqual([]);
+      expect(rows.length).toBeGreaterThan(0);
+    } finally {
+      await catalog.close();
+    }
+  });
+
+  it('left a publishable folder of the champion with its model card', () => {
+    const versions = readdirSync(path.join(place.home, 'published')).filter((v) => /^\d+\.\d+\.\d+$/.test(v));
+    expect(versions).toContain('1.0.0');
+    const card = JSON.parse(readFileSync(path.join(place.home, 'published', '1.0.0', 'model_card.json'), 'utf8')) as { submitted_by: string };
+    expect(card.submitted_by).toBe(result.miner.hotkey);
+  });
+
+  it('rebuilds the lifecycle from the catalog when Temporal lost its database, and keeps the champion', async () => {
+    const before = JSON.parse(readFileSync(path.join(place.home, 'champion.json'), 'utf8')) as { generation: number };
+    rmSync(path.join(place.home, 'temporal'), { recursive: true });
+    const again = await run(['up', '--once', '--json', '--home', place.home, '--config', place.config]);
+    if (again.code !== 0) console.log(again.err);
+    expect(again.code).toBe(0);
+    const second = resultOf(again);
+    expect(second.turn).toBe('turn-0002');
+    const after = JSON.parse(readFileSync(path.join(place.home, 'champion.json'), 'utf8')) as { generation: number };
+    expect(after.generation).toBeGreaterThanOrEqual(before.generation);
+    expect(second.champion?.id).toBe(result.promoted ? result.candidate?.id : result.champion?.id);
+  });
+
+  it('names a folder that is no data set, with what was expected, and exits non-zero', async () => {
+    const ran = await run(['up', '--once', '--home', path.join(place.folder, 'other'), '--data', path.join(place.folder, 'home', 'logs')]);
+    expect(ran.code).not.toBe(0);
+    expect(ran.err).toMatch(/labels\.csv/);
+    expect(ran.err).toMatch(/import/);
+  });
+});
