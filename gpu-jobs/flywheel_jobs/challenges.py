@@ -11,6 +11,8 @@ from __future__ import annotations
 import io
 import math
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -172,7 +174,9 @@ def decode(data: bytes, digest: str) -> Pixels:
 
 def run(ctx: JobContext, job_input: Row) -> Row:
     """Job `challenges`. The same manifest, mode, count and seed give the same set digest."""
-    torch.set_num_threads(max(1, ctx.threads))
+    # Images are small: one thread an image and several images at once beats several threads an image by far.
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     rows = ctx.objects.get_jsonl(job_input["manifest"])
     mode, count, seed = job_input["mode"], int(job_input["count"]), int(job_input["seed"])
     flips = bool(job_input.get("flips", False))
@@ -184,8 +188,12 @@ def run(ctx: JobContext, job_input: Row) -> Row:
     total = count if mode == "draw" else count * len(rows)
     made: list[Row] = []
     levels: Counter[int] = Counter()
-    last: tuple[str, Pixels] | None = None
-    for index in range(total):
+
+    @lru_cache(maxsize=2 * max(1, ctx.threads))
+    def pixels_of(digest: str) -> Pixels:
+        return decode(ctx.objects.get(digest), digest)
+
+    def make(index: int) -> Row:
         rng = np.random.default_rng(np.random.SeedSequence((seed, index)))
         if mode == "draw":
             row = _draw(strata, rng)
@@ -193,25 +201,28 @@ def run(ctx: JobContext, job_input: Row) -> Row:
         else:
             row = rows[index // count]
             level = 1 + index % count % 3
-        # the views of one image follow each other in mode `variants`: decode it once
-        if last is None or last[0] != row["digest"]:
-            last = (row["digest"], decode(ctx.objects.get(row["digest"]), row["digest"]))
-        digest = ctx.objects.put(encode(augment(last[1], level, rng, flips)))
-        made.append(
-            {
-                "digest": digest,
-                "label": row["label"],
-                "parent": row["digest"],
-                "group": row["group"],
-                "source": row["source"],
-                "pool": row["pool"],
-                "truth": row["truth"],
-                "level": level,
-                "synthetic": row.get("provider") is not None,
-            }
-        )
-        levels[level] += 1
-        ctx.progress.step("challenges", index + 1, total, "images")
+        return {
+            "digest": ctx.objects.put(encode(augment(pixels_of(row["digest"]), level, rng, flips))),
+            "label": row["label"],
+            "parent": row["digest"],
+            "group": row["group"],
+            "source": row["source"],
+            "pool": row["pool"],
+            "truth": row["truth"],
+            "level": level,
+            "synthetic": row.get("provider") is not None,
+        }
+
+    # Every image has a random stream of its own, so the order of the work does not matter; map keeps that of the rows.
+    with ThreadPoolExecutor(max(1, ctx.threads)) as pool:
+        try:
+            for index, challenge in enumerate(pool.map(make, range(total))):
+                made.append(challenge)
+                levels[challenge["level"]] += 1
+                ctx.progress.step("challenges", index + 1, total, "images")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     by_level = {str(level): levels[level] for level in range(4)}
     return {"set": ctx.objects.put_jsonl(made), "count": len(made), "byLevel": by_level}
 

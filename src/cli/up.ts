@@ -43,6 +43,14 @@ export async function up(options: UpOptions): Promise<void> {
   const lock = await takeLock(context.paths.lock, `The home ${context.paths.root}`);
   const supervisor = new Supervisor(context.paths);
   const signals = new Signals(context, supervisor);
+  // A fault anywhere in this process must not leave its children running without it.
+  const onFault = (error: unknown): void => {
+    context.logger.fatal({ error: errorJson(error) }, 'fault in the supervisor');
+    if (signals.aborted) return;
+    context.progress.line(`flywheel: ${describeError(error)}`);
+    signals.fault(error);
+  };
+  process.on('uncaughtException', onFault).on('unhandledRejection', onFault);
   try {
     await Promise.race([run(context, options, supervisor, signals), signals.interrupted]);
   } finally {
@@ -50,6 +58,7 @@ export async function up(options: UpOptions): Promise<void> {
     await supervisor.stopAll();
     signals.close();
     lock.release();
+    process.off('uncaughtException', onFault).off('unhandledRejection', onFault);
   }
 }
 
@@ -154,7 +163,9 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
     );
     await context.result(errorJson(error));
   } finally {
-    await client.connection.close();
+    // A call that is being repeated throws out of its timer once its channel is closed. When interrupted, calls are
+    // still open; the process is about to end anyway.
+    if (!signals.aborted) await client.connection.close();
   }
   if (options.once === true) return;
   await context.print('\nEverything keeps running; the next turn comes by its schedule. Ctrl-C stops it.');
@@ -219,6 +230,12 @@ class Signals {
 
   get aborted(): boolean {
     return this.controller.signal.aborted;
+  }
+
+  /** Ends everything in order because of an error that nobody caught. */
+  fault(error: unknown): void {
+    this.settleInterrupted.reject(error instanceof Error ? error : new Error(String(error)));
+    this.controller.abort();
   }
 
   /** Nothing is under way any more: being stopped is then how it ends well. */

@@ -37,7 +37,7 @@ export function decideLabels(
   for (const candidate of [...candidates].sort((a, b) => (a.digest < b.digest ? -1 : a.digest > b.digest ? 1 : 0))) {
     check(candidate);
     const { digest, intent } = candidate;
-    const votes = candidate.votes.map(({ p }) => ({ side: (p > 0.5 ? 1 : 0) as Label, sure: Math.max(p, 1 - p) }));
+    const votes = candidate.votes.map(({ p }) => ({ side: p > 0.5 ? 1 : 0, sure: Math.max(p, 1 - p) }));
     const side = (votes[0] as { side: Label }).side;
     const least = Math.min(...votes.map((v) => v.sure));
     const together = votes.every((v) => v.side === side);

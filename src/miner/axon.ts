@@ -72,12 +72,21 @@ export async function openAxon(host: string, port: number, options: AxonOptions)
   const under = new Set<Promise<void>>();
   let stopping = false;
   let lastRequest = 0;
-  const server = http.createServer({ keepAliveTimeout: KEEP_ALIVE_MS, headersTimeout: HEADERS_MS, requestTimeout: REQUEST_MS, connectionsCheckingInterval: 1000, noDelay: true }, (request, response) => {
-    lastRequest = performance.now();
-    if (stopping) response.setHeader('connection', 'close');
-    const work = handle(request, response, options).finally(() => under.delete(work));
-    under.add(work);
-  });
+  const server = http.createServer(
+    {
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      headersTimeout: HEADERS_MS,
+      requestTimeout: REQUEST_MS,
+      connectionsCheckingInterval: 1000,
+      noDelay: true,
+    },
+    (request, response) => {
+      lastRequest = performance.now();
+      if (stopping) response.setHeader('connection', 'close');
+      const work = handle(request, response, options).finally(() => under.delete(work));
+      under.add(work);
+    },
+  );
   server.maxConnections = 2000;
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
@@ -86,7 +95,9 @@ export async function openAxon(host: string, port: number, options: AxonOptions)
     }
     const status = error.code === 'HPE_HEADER_OVERFLOW' ? 431 : error.code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 408 : 400;
     const body = JSON.stringify({ message: `The request could not be read: ${headerText(error.code ?? error.message)}` });
-    socket.end(`HTTP/1.1 ${status} ${http.STATUS_CODES[status] ?? ''}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`);
+    socket.end(
+      `HTTP/1.1 ${status} ${http.STATUS_CODES[status] ?? ''}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
+    );
   });
   await listen(server, host, port);
   return {
@@ -129,7 +140,8 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
   try {
     const route = (request.url ?? '').split('?', 1)[0] ?? '';
     const isPing = route === PING_ROUTE;
-    if (!isPing && !(IMAGE_ROUTES as readonly string[]).includes(route)) throw new Refusal(404, 'not-found', 'Unknown synapse. This axon answers ImageSynapse.');
+    if (!isPing && !(IMAGE_ROUTES as readonly string[]).includes(route))
+      throw new Refusal(404, 'not-found', 'Unknown synapse. This axon answers ImageSynapse.');
     if (request.method !== 'POST') {
       response.setHeader('allow', 'POST');
       throw new Refusal(405, 'not-found', 'Only POST is answered.');
@@ -174,7 +186,12 @@ function refusalOf(error: Error): Refusal {
   if (error instanceof Refusal) return error;
   if (error instanceof NotVerifiedError) return new Refusal(401, 'not-verified', `Not Verified with error: ${error.message}`);
   if (error instanceof NonceTableFullError) return new Refusal(503, 'overloaded', `Too many requests: ${error.message}`);
-  if (error instanceof ImageError) return new Refusal(error.kind === 'too-large' ? 413 : 400, error.kind === 'too-large' ? 'too-large' : 'bad-image', `The image cannot be answered: ${error.message}`);
+  if (error instanceof ImageError)
+    return new Refusal(
+      error.kind === 'too-large' ? 413 : 400,
+      error.kind === 'too-large' ? 'too-large' : 'bad-image',
+      `The image cannot be answered: ${error.message}`,
+    );
   if (error instanceof OverloadedError) return new Refusal(503, 'overloaded', `Busy: ${error.message}`);
   if (error instanceof DeadlineError) return new Refusal(503, 'overloaded', `Too late: ${error.message}`);
   // What broke inside is the operator's to read, in the log, not the caller's.
@@ -236,7 +253,8 @@ function imageOf(body: Buffer): Buffer {
   } catch {
     throw new Refusal(422, 'bad-request', 'The body is not JSON.');
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new Refusal(422, 'bad-request', 'The body is not a JSON object.');
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new Refusal(422, 'bad-request', 'The body is not a JSON object.');
   const { image } = value as { image?: unknown };
   if (typeof image !== 'string') throw new Refusal(422, 'bad-request', 'The body has no text field "image".');
   if (image === '') throw new Refusal(400, 'bad-image', 'The image is empty.');

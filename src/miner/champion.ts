@@ -65,7 +65,10 @@ export class ModelHost {
 
   /** Last reason why a pointer or a shadow order is refused; null when what the files say is what runs. */
   get refused(): string | null {
-    const reasons = [this.pointerRefusal && `champion: ${this.pointerRefusal.reason}`, this.shadowRefusal && `shadow: ${this.shadowRefusal.reason}`].filter(Boolean);
+    const reasons = [
+      this.pointerRefusal && `champion: ${this.pointerRefusal.reason}`,
+      this.shadowRefusal && `shadow: ${this.shadowRefusal.reason}`,
+    ].filter(Boolean);
     return reasons.length > 0 ? reasons.join('; ') : null;
   }
 
@@ -84,7 +87,9 @@ export class ModelHost {
       this.watcher = watch(this.options.home, (_event, file) => {
         if (file === null || file === 'champion.json' || file === 'shadow.json') this.look();
       });
-      this.watcher.on('error', (error) => this.options.logger.warn({ error: error.message }, 'the home folder cannot be watched; it is polled'));
+      this.watcher.on('error', (error) =>
+        this.options.logger.warn({ error: error.message }, 'the home folder cannot be watched; it is polled'),
+      );
     } catch (error) {
       this.options.logger.warn({ error: (error as Error).message }, 'the home folder cannot be watched; it is polled');
     }
@@ -128,7 +133,9 @@ export class ModelHost {
           return;
         }
         if (pointer.generation <= generation) {
-          throw new Error(`generation ${pointer.generation} (bundle ${pointer.digest.slice(0, 12)}) is not newer than generation ${generation}, which serves; it goes on`);
+          throw new Error(
+            `generation ${pointer.generation} (bundle ${pointer.digest.slice(0, 12)}) is not newer than generation ${generation}, which serves; it goes on`,
+          );
         }
         if (pointer.digest === digest) {
           this.serving = { pointer, pool: current.pool };
@@ -145,7 +152,7 @@ export class ModelHost {
       this.serving = { pointer, pool };
       this.pointerRefusal = null;
       this.options.onSwap('done');
-      this.options.logger.info({ pointer, pids: pool.pids, sizes: pool.sizes }, 'champion serves');
+      this.options.logger.info({ pointer, pids: pool.pids, sizes: pool.sizes, batchLimit: pool.batchLimit }, 'champion serves');
       if (current !== null) this.retire(current.pool);
     } catch (error) {
       this.pointerRefusal = this.refuse(this.pointerRefusal, text, error as Error, 'champion');

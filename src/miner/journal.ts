@@ -104,7 +104,11 @@ export class Journal {
 
   /** Takes a record without waiting. @returns false when it was dropped: the queue is full, or the journal is closed */
   append(record: JournalRecord, image: Uint8Array): boolean {
-    if (this.closing || this.queue.length >= (this.options.maxQueue ?? 2000) || this.queueBytes + image.length > (this.options.maxQueueBytes ?? 64 * 1024 * 1024)) {
+    if (
+      this.closing ||
+      this.queue.length >= (this.options.maxQueue ?? 2000) ||
+      this.queueBytes + image.length > (this.options.maxQueueBytes ?? 64 * 1024 * 1024)
+    ) {
       this.dropped += 1;
       this.complain({ dropped: this.dropped }, 'journal records dropped: the queue is full; the miner goes on answering');
       return false;
@@ -139,7 +143,10 @@ export class Journal {
         await this.keepBound();
       } catch (error) {
         this.dropped += batch.length;
-        this.complain({ error: (error as Error).message, dropped: this.dropped }, 'the journal cannot be written; the miner goes on answering');
+        this.complain(
+          { error: (error as Error).message, dropped: this.dropped },
+          'the journal cannot be written; the miner goes on answering',
+        );
         await this.abandonSegment();
       }
     }
@@ -221,7 +228,10 @@ export class Journal {
         images += 1;
       }
       this.deletedSegments += 1;
-      this.options.logger.info({ segment: segmentName(oldest.number), images, bytes: this.bytes }, 'oldest journal segment deleted to keep the bound');
+      this.options.logger.info(
+        { segment: segmentName(oldest.number), images, bytes: this.bytes },
+        'oldest journal segment deleted to keep the bound',
+      );
     }
   }
 
@@ -283,7 +293,7 @@ export class Journal {
 }
 
 async function writeWhole(handle: fs.FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
+  for (let done = 0; done < bytes.length;) {
     const { bytesWritten } = await handle.write(bytes, done, bytes.length - done, position + done);
     done += bytesWritten;
   }
@@ -295,7 +305,7 @@ async function cutTornTail(file: string): Promise<number> {
   try {
     const { size } = await handle.stat();
     const piece = Buffer.alloc(64 * 1024);
-    for (let end = size; end > 0; ) {
+    for (let end = size; end > 0;) {
       const from = Math.max(0, end - piece.length);
       const { bytesRead } = await handle.read(piece, 0, end - from, from);
       const newline = piece.subarray(0, bytesRead).lastIndexOf(0x0a);

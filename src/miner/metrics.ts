@@ -4,7 +4,19 @@ import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 export type MinerMetrics = ReturnType<typeof createMetrics>;
 
 /** How a request ended, for the counter of answers. */
-export type Outcome = 'answered' | 'ping' | 'not-found' | 'not-verified' | 'forbidden' | 'bad-request' | 'too-large' | 'bad-image' | 'no-model' | 'overloaded' | 'failed' | 'gone';
+export type Outcome =
+  | 'answered'
+  | 'ping'
+  | 'not-found'
+  | 'not-verified'
+  | 'forbidden'
+  | 'bad-request'
+  | 'too-large'
+  | 'bad-image'
+  | 'no-model'
+  | 'overloaded'
+  | 'failed'
+  | 'gone';
 
 /** @param read values that are counted elsewhere, read when Prometheus asks */
 export function createMetrics(read: {
@@ -52,8 +64,23 @@ export function createMetrics(read: {
       buckets: [0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 9],
       registers,
     }),
-    outcomes: new Counter<'outcome'>({ name: 'miner_requests_total', help: 'Requests by how they ended', labelNames: ['outcome'], registers }),
-    swaps: new Counter<'result'>({ name: 'miner_swaps_total', help: 'Changes of the champion, done and refused', labelNames: ['result'], registers }),
-    shadow: new Counter<'result'>({ name: 'miner_shadow_total', help: 'Requests chosen for the shadow: answered, failed, or skipped because it was behind', labelNames: ['result'], registers }),
+    outcomes: new Counter<'outcome'>({
+      name: 'miner_requests_total',
+      help: 'Requests by how they ended',
+      labelNames: ['outcome'],
+      registers,
+    }),
+    swaps: new Counter<'result'>({
+      name: 'miner_swaps_total',
+      help: 'Changes of the champion, done and refused',
+      labelNames: ['result'],
+      registers,
+    }),
+    shadow: new Counter<'result'>({
+      name: 'miner_shadow_total',
+      help: 'Requests chosen for the shadow: answered, failed, or skipped because it was behind',
+      labelNames: ['result'],
+      registers,
+    }),
   };
 }

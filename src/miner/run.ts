@@ -90,10 +90,14 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
   const { home, logger } = options;
   const clock = options.clock ?? Date.now;
   if (options.open && !isLoopback(options.host)) {
-    throw new BadInputError(`Without permits (open) the miner listens on loopback only, not on ${options.host}: anybody could use it. Give a metagraph file, or host 127.0.0.1. Nothing was started.`);
+    throw new BadInputError(
+      `Without permits (open) the miner listens on loopback only, not on ${options.host}: anybody could use it. Give a metagraph file, or host 127.0.0.1. Nothing was started.`,
+    );
   }
   if (!options.open && options.metagraphFile === null) {
-    throw new BadInputError('The miner needs a metagraph file to know who may ask (or `open`, for development on loopback). Nothing was started.');
+    throw new BadInputError(
+      'The miner needs a metagraph file to know who may ask (or `open`, for development on loopback). Nothing was started.',
+    );
   }
   if (!(await isFolder(home))) throw new BadInputError(`The home folder ${home} does not exist. Nothing was started.`);
   const permits = options.open || options.metagraphFile === null ? Permits.open() : await Permits.fromFile(options.metagraphFile);
@@ -228,7 +232,9 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
         logger,
       }),
     );
-    control = await openPort('control server', CONTROL_HOST, options.controlPort, () => openControl(options.controlPort, status, metrics.registry));
+    control = await openPort('control server', CONTROL_HOST, options.controlPort, () =>
+      openControl(options.controlPort, status, metrics.registry),
+    );
   } catch (error) {
     await stop();
     throw error;

@@ -1,6 +1,13 @@
 /** Who may ask: signature, nonce, permit. Stricter than the reference axon, yet true to every genuine dendrite of 9.x. */
 import { createHash } from 'node:crypto';
-import { EMPTY_BODY_HASH, parseDendriteHeaders, ProtocolError, signedMessage, verifySignature, type DendriteHeaders } from '../platform/bittensor/protocol.js';
+import {
+  EMPTY_BODY_HASH,
+  parseDendriteHeaders,
+  ProtocolError,
+  signedMessage,
+  verifySignature,
+  type DendriteHeaders,
+} from '../platform/bittensor/protocol.js';
 
 /** How old a nonce may be, ns: the reference's 4 s plus the validators' time-out of 9 s, whatever the unsigned header claims. */
 export const NONCE_PAST_NS = 13_000_000_000n;
@@ -94,7 +101,13 @@ export class Verifier {
     if (headers.nonce > now + NONCE_FUTURE_NS) throw new NotVerifiedError('Nonce is in the future');
     const id = requestId(headers);
     if (this.nonces.has(id)) throw new NotVerifiedError('Nonce was used before');
-    const message = signedMessage({ nonce: headers.nonce, dendriteHotkey: headers.hotkey, axonHotkey: this.hotkey, uuid: headers.uuid, bodyHash: headers.bodyHash });
+    const message = signedMessage({
+      nonce: headers.nonce,
+      dendriteHotkey: headers.hotkey,
+      axonHotkey: this.hotkey,
+      uuid: headers.uuid,
+      bodyHash: headers.bodyHash,
+    });
     if (!verifySignature(message, headers.signature, headers.hotkey)) throw new NotVerifiedError('Signature mismatch');
     return { ...headers, id };
   }

@@ -96,14 +96,19 @@ async function readSegment(file: string, segment: string, offset: number): Promi
   const end = bytes.lastIndexOf(0x0a) + 1;
   if (end === 0) return null;
   const part: JournalPart = { segment, records: [], nextOffset: offset + end, problems: [] };
-  for (let from = 0; from < end; ) {
+  for (let from = 0; from < end;) {
     const to = bytes.indexOf(0x0a, from);
     const line = bytes.toString('utf8', from, to);
     if (line !== '') {
       try {
         part.records.push(JournalRecord.parse(JSON.parse(line)));
       } catch (error) {
-        part.problems.push({ file, offset: offset + from, reason: error instanceof SyntaxError ? `not JSON: ${error.message}` : `not a journal record: ${(error as Error).message.slice(0, 300)}` });
+        part.problems.push({
+          file,
+          offset: offset + from,
+          reason:
+            error instanceof SyntaxError ? `not JSON: ${error.message}` : `not a journal record: ${(error as Error).message.slice(0, 300)}`,
+        });
       }
     }
     from = to + 1;

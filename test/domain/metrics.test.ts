@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Label } from '../../src/domain/contracts/common.js';
 import { BadInputError } from '../../src/domain/errors.js';
-import { auc, confusion, expectedCalibrationError, metricsOf, roundHalfEven } from '../../src/domain/metrics.js';
+import { auc, confusion, expectedCalibrationError, metricsOf, roundHalfEven, type JudgedAnswer } from '../../src/domain/metrics.js';
 import { normalQuantile, quantile, tQuantile } from '../../src/domain/statistics.js';
 import fixture from './fixtures/scikit-learn.json' with { type: 'json' };
 
@@ -33,9 +33,9 @@ describe('metrics', () => {
   });
 
   it('give MCC 0 when labels or predictions are all of one class', () => {
-    const one = [0.1, 0.9, 0.6].map((prediction) => ({ label: 1 as Label, prediction }));
+    const one = [0.1, 0.9, 0.6].map((prediction): JudgedAnswer => ({ label: 1, prediction }));
     expect(metricsOf(one).mcc).toBe(0);
-    expect(metricsOf([...one.map((r) => ({ ...r, prediction: 0.9 })), { label: 0 as Label, prediction: 0.9 }]).mcc).toBe(0);
+    expect(metricsOf([...one.map((r) => ({ ...r, prediction: 0.9 })), { label: 0, prediction: 0.9 }]).mcc).toBe(0);
     expect(auc(one)).toBeNull();
   });
 
@@ -78,7 +78,7 @@ describe('metrics', () => {
   });
 
   it('find no calibration error in predictions that are the very frequencies', () => {
-    const rows = Array.from({ length: 10 }, (_, i) => ({ label: (i < 7 ? 1 : 0) as Label, prediction: 0.7 }));
+    const rows = Array.from({ length: 10 }, (_, i): JudgedAnswer => ({ label: i < 7 ? 1 : 0, prediction: 0.7 }));
     expect(expectedCalibrationError(rows, 10)).toBeCloseTo(0, 12);
     expect(expectedCalibrationError(rows.map((r) => ({ ...r, prediction: 0.9 })))).toBeCloseTo(0.2, 12);
   });

@@ -65,7 +65,7 @@ describe('a snapshot', () => {
         (kinds, max) => {
           const rows = build({
             synthetic: kinds.map((_, n) => synthetic(n)),
-            labels: kinds.map((k, n) => label(n, k, (n % 3 ? 1 : 0) as Label)),
+            labels: kinds.map((k, n) => label(n, k, n % 3 ? 1 : 0)),
             maxSyntheticShare: max,
           });
           expect(share(rows)).toBeLessThanOrEqual(max + 1e-9);
@@ -83,7 +83,7 @@ describe('a snapshot', () => {
 
   it('keeps what a person saw, and the balance of the classes, when it must leave out', () => {
     const many = Array.from({ length: 300 }, (_, n) => synthetic(n));
-    const labels = many.map((_, n) => label(n, n < 10 ? 'verified' : 'consensus', (n % 3 === 0 ? 1 : 0) as Label));
+    const labels = many.map((_, n) => label(n, n < 10 ? 'verified' : 'consensus', n % 3 === 0 ? 1 : 0));
     const kept = build({ synthetic: many, labels }).filter((r) => r.provider !== null);
     expect(kept.filter((r) => r.truth === 'verified')).toHaveLength(10);
     const unreviewed = kept.filter((r) => r.truth === 'consensus');

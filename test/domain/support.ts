@@ -1,5 +1,5 @@
 /** Shared by the domain tests: digests, images and paired evidence of known quality. */
-import type { ImageRow, Label, Pool, TruthKind } from '../../src/domain/contracts/common.js';
+import type { ImageRow, Label, TruthKind } from '../../src/domain/contracts/common.js';
 import type { Gates, PairedRow } from '../../src/domain/verdict.js';
 import { seededRng } from '../../src/domain/rng.js';
 
@@ -14,7 +14,7 @@ export function image(n: number, over: Partial<ImageRow> = {}): ImageRow {
     digest: digest(n),
     label: (n % 2) as Label,
     truth: 'truth',
-    pool: 'train' as Pool,
+    pool: 'train',
     group: `g${n}`,
     source: 'photographs',
     parents: [],

@@ -90,7 +90,12 @@ describe('bundle', () => {
 
 describe('ensemble', () => {
   it('votes by weight of probabilities, not of logits', async () => {
-    const { bundle } = await bundleFiles({ members: [{ model: 'bright', weight: 0.6, name: 'one' }, { model: 'dark', weight: 0.4, name: 'two' }] });
+    const { bundle } = await bundleFiles({
+      members: [
+        { model: 'bright', weight: 0.6, name: 'one' },
+        { model: 'dark', weight: 0.4, name: 'two' },
+      ],
+    });
     const made = vote(bundle, [2, -1]);
     expect(made.votes).toEqual({ one: sigmoid(2), two: sigmoid(-1) });
     expect(made.prediction).toBeCloseTo(0.6 / (1 + Math.exp(-2)) + 0.4 / (1 + Math.exp(1)), 12);

@@ -144,13 +144,20 @@ describe('evaluation', () => {
   }
 
   it('says what the pool says, in the given order, and the same each time', async () => {
-    const { dir } = await writeBundle(home, { members: [{ model: 'bright', weight: 0.7 }, { model: 'red', weight: 0.3 }] });
+    const { dir } = await writeBundle(home, {
+      members: [
+        { model: 'bright', weight: 0.7 },
+        { model: 'red', weight: 0.3 },
+      ],
+    });
     const list = await images(Array.from({ length: 21 }, (_, i) => 10 + 11 * i));
     const progress: number[] = [];
-    const rows = await evaluate({ bundleDir: dir, images: list, threads: 1, onProgress: (done) => progress.push(done) });
+    const rows = await evaluate({ bundleDir: dir, images: list, threads: 1, batch: 8, onProgress: (done) => progress.push(done) });
     expect(rows.map((row) => row.digest)).toEqual(list.map((image) => image.digest));
     expect(progress).toEqual([8, 16, 21]);
-    expect((await evaluate({ bundleDir: dir, images: list, threads: 1 })).map((row) => row.prediction)).toEqual(rows.map((row) => row.prediction));
+    expect((await evaluate({ bundleDir: dir, images: list, threads: 1, batch: 8 })).map((row) => row.prediction)).toEqual(
+      rows.map((row) => row.prediction),
+    );
     const pool = await start({ bundleDir: dir });
     for (const [i, image] of list.entries()) {
       const { readFile } = await import('node:fs/promises');
@@ -167,7 +174,12 @@ describe('evaluation', () => {
     const digest = createHash('sha256').update(bytes).digest('hex');
     await writeFile(path.join(home, digest), bytes);
     const failed: string[] = [];
-    const rows = await evaluate({ bundleDir: dir, images: [list[0]!, { digest, path: path.join(home, digest) }, list[1]!], threads: 1, onFailure: (which) => failed.push(which) });
+    const rows = await evaluate({
+      bundleDir: dir,
+      images: [list[0]!, { digest, path: path.join(home, digest) }, list[1]!],
+      threads: 1,
+      onFailure: (which) => failed.push(which),
+    });
     expect(rows.map((row) => row.digest)).toEqual(list.map((image) => image.digest));
     expect(failed).toEqual([digest]);
   });
@@ -183,7 +195,13 @@ describe('evaluation', () => {
     const { dir } = await writeBundle(home);
     const abort = new AbortController();
     const list = await images(Array.from({ length: 64 }, (_, i) => 3 * i));
-    const made = evaluate({ bundleDir: dir, images: list, threads: 1, signal: abort.signal, onProgress: () => abort.abort(new Error('enough')) });
+    const made = evaluate({
+      bundleDir: dir,
+      images: list,
+      threads: 1,
+      signal: abort.signal,
+      onProgress: () => abort.abort(new Error('enough')),
+    });
     await expect(made).rejects.toThrow('enough');
   });
 });

@@ -2,7 +2,14 @@ import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
-import { decodeSquare, ImageError, inspectImage, resizeSquare, tensorLength, writeTensor } from '../../src/platform/inference/preprocess.js';
+import {
+  decodeSquare,
+  ImageError,
+  inspectImage,
+  resizeSquare,
+  tensorLength,
+  writeTensor,
+} from '../../src/platform/inference/preprocess.js';
 import { INFERENCE_FIXTURES } from '../support/bundle.js';
 
 interface Golden {
@@ -41,15 +48,29 @@ describe('preprocessing', () => {
   });
 
   it('writes channels one after another, scaled and normalised in float32', () => {
-    const preprocess = { size: 1, crop: 'center-square', interpolation: 'bilinear', mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] } as const;
+    const preprocess = {
+      size: 1,
+      crop: 'center-square',
+      interpolation: 'bilinear',
+      mean: [0.485, 0.456, 0.406],
+      std: [0.229, 0.224, 0.225],
+    } as const;
     const target = new Float32Array(2 * tensorLength({ ...preprocess, mean: [...preprocess.mean], std: [...preprocess.std] }));
-    writeTensor({ side: 1, rgb: new Uint8Array([255, 128, 0]) }, { ...preprocess, mean: [...preprocess.mean], std: [...preprocess.std] }, target, 3);
+    writeTensor(
+      { side: 1, rgb: new Uint8Array([255, 128, 0]) },
+      { ...preprocess, mean: [...preprocess.mean], std: [...preprocess.std] },
+      target,
+      3,
+    );
     // numpy float32: (v / 255 - mean) / std
     expect([...target]).toEqual([0, 0, 0, 2.2489082813262939453125, 0.20518219470977783203125, -1.80444443225860595703125]);
   });
 
   it('refuses an image beyond the pixel limit by its header alone', async () => {
-    await expect(inspectImage(file('wide.jpg'), { maxBytes: 1e6, maxPixels: 161 * 90 - 1 })).rejects.toMatchObject({ name: 'ImageError', kind: 'too-large' });
+    await expect(inspectImage(file('wide.jpg'), { maxBytes: 1e6, maxPixels: 161 * 90 - 1 })).rejects.toMatchObject({
+      name: 'ImageError',
+      kind: 'too-large',
+    });
   });
 
   it('refuses an image beyond the byte limit', async () => {

@@ -41,7 +41,8 @@ function record(i: number, of: Buffer = image(i)): JournalRecord {
     shadow: null,
   };
 }
-const ids = async (offsets: Record<string, number> = {}): Promise<string[]> => (await readJournal(dir, offsets)).flatMap((part) => part.records.map((r) => r.id));
+const ids = async (offsets: Record<string, number> = {}): Promise<string[]> =>
+  (await readJournal(dir, offsets)).flatMap((part) => part.records.map((r) => r.id));
 const segments = async (): Promise<string[]> => (await readdir(segmentsDir(dir))).sort();
 
 describe('the journal', () => {

@@ -76,8 +76,16 @@ describe('hotkeys', () => {
     ['nothing of use', '{}', /neither secretPhrase nor secretSeed/],
     ['a wrong phrase', JSON.stringify({ secretPhrase: 'one two three' }), /no valid BIP-39/],
     ['a short seed', JSON.stringify({ secretSeed: '0x1234' }), /not 32 bytes/],
-    ['a phrase of another address', JSON.stringify({ secretPhrase: TEST_KEYS.miner.mnemonic, ss58Address: TEST_KEYS.stranger.ss58 }), /belongs to/],
-    ['a seed of another phrase', JSON.stringify({ secretPhrase: TEST_KEYS.miner.mnemonic, secretSeed: `0x${'11'.repeat(32)}` }), /does not belong to its secretPhrase/],
+    [
+      'a phrase of another address',
+      JSON.stringify({ secretPhrase: TEST_KEYS.miner.mnemonic, ss58Address: TEST_KEYS.stranger.ss58 }),
+      /belongs to/,
+    ],
+    [
+      'a seed of another phrase',
+      JSON.stringify({ secretPhrase: TEST_KEYS.miner.mnemonic, secretSeed: `0x${'11'.repeat(32)}` }),
+      /does not belong to its secretPhrase/,
+    ],
   ])('refuse a file with %s, and keep it', async (_what, text, why) => {
     await writeFile(file(), text);
     await expect(loadHotkey(file())).rejects.toThrow(why);

@@ -2,7 +2,17 @@ import { createHash } from 'node:crypto';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { signedHeaders } from '../../src/platform/bittensor/dendrite.js';
 import { hotkeyFromMnemonic, type Hotkey } from '../../src/platform/bittensor/keys.js';
-import { EMPTY_BODY_HASH, HEADERS, headerText, parseDendriteHeaders, parseTimeout, protocolReady, publicKeyOf, signedMessage, verifySignature } from '../../src/platform/bittensor/protocol.js';
+import {
+  EMPTY_BODY_HASH,
+  HEADERS,
+  headerText,
+  parseDendriteHeaders,
+  parseTimeout,
+  protocolReady,
+  publicKeyOf,
+  signedMessage,
+  verifySignature,
+} from '../../src/platform/bittensor/protocol.js';
 import { NONCE_FUTURE_NS, NONCE_PAST_NS, NonceTable, requestId, Verifier } from '../../src/miner/verify.js';
 import { TEST_KEYS, VECTORS } from './vectors.js';
 
@@ -15,9 +25,23 @@ beforeAll(async () => {
 const NOW = 1_795_476_273_918_569_471n;
 const MINER = TEST_KEYS.miner.ss58;
 /** Headers as a genuine dendrite sends them, for the given nonce. */
-function headers(nonce: bigint, change: Record<string, string | undefined> = {}, uuid = 'b'.repeat(36)): Record<string, string | undefined> {
+function headers(
+  nonce: bigint,
+  change: Record<string, string | undefined> = {},
+  uuid = 'b'.repeat(36),
+): Record<string, string | undefined> {
   return {
-    ...signedHeaders({ hotkey: validator, axonHotkey: MINER, nonce, uuid, synapse: 'ImageSynapse', timeoutSeconds: 9, axonIp: '127.0.0.1', axonPort: 8091, externalIp: '203.0.113.7' }),
+    ...signedHeaders({
+      hotkey: validator,
+      axonHotkey: MINER,
+      nonce,
+      uuid,
+      synapse: 'ImageSynapse',
+      timeoutSeconds: 9,
+      axonIp: '127.0.0.1',
+      axonPort: 8091,
+      externalIp: '203.0.113.7',
+    }),
     ...change,
   };
 }

@@ -8,10 +8,18 @@ import { fileURLToPath } from 'node:url';
 
 interface Vectors {
   keys: Record<'miner' | 'validator' | 'nonvalidator' | 'stranger', { mnemonic: string; ss58: string; public_key: string }>;
-  signatures: { signer: 'miner' | 'validator' | 'nonvalidator' | 'stranger'; message: string; signature: string; bittensor_verify: boolean; why?: string }[];
+  signatures: {
+    signer: 'miner' | 'validator' | 'nonvalidator' | 'stranger';
+    message: string;
+    signature: string;
+    bittensor_verify: boolean;
+    why?: string;
+  }[];
   ss58_invalid: { input: string; bittensor: string }[];
   body_hash: { required_hash_fields: string[]; hash: string }[];
 }
 
-export const VECTORS = JSON.parse(readFileSync(path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'fixtures', 'bittensor-9.12.2.json'), 'utf8')) as Vectors;
+export const VECTORS = JSON.parse(
+  readFileSync(path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'fixtures', 'bittensor-9.12.2.json'), 'utf8'),
+) as Vectors;
 export const TEST_KEYS = VECTORS.keys;

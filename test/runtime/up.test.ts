@@ -68,9 +68,12 @@ describe('flywheel up', () => {
     expect(await second.ended).toBe(EXIT.busy);
     expect(second.output()).toContain(`is held by process ${first.child.pid ?? 0}`);
 
+    // In the middle of the turn, with calls to Temporal under way.
+    expect(await waitUntil(() => first.output().includes('[flywheel] import'), 60_000)).toBe(true);
     first.child.kill('SIGINT');
     expect(await first.ended).toBe(EXIT.interrupted);
     expect(await living(notes)).toEqual([]);
+    expect(first.output()).not.toContain('at Timeout');
     expect(readServices(homePaths(home))).toEqual({ up: null, temporal: null, miner: null, children: {} });
   });
 

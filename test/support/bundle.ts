@@ -48,7 +48,13 @@ export async function bundleFiles(options: BundleOptions = {}): Promise<{ digest
       weight,
       onnx: ref(`${member}/model.onnx`, onnx),
       safetensors: ref(`${member}/model.safetensors`, safetensors),
-      preprocess: { size: size ?? 16, crop: 'center-square', interpolation: interpolation ?? 'bilinear', mean: options.mean ?? [0.5, 0.5, 0.5], std: options.std ?? [0.5, 0.5, 0.5] },
+      preprocess: {
+        size: size ?? 16,
+        crop: 'center-square',
+        interpolation: interpolation ?? 'bilinear',
+        mean: options.mean ?? [0.5, 0.5, 0.5],
+        std: options.std ?? [0.5, 0.5, 0.5],
+      },
       parameters: 4,
     });
   }
@@ -69,7 +75,10 @@ export async function bundleFiles(options: BundleOptions = {}): Promise<{ digest
 }
 
 /** Writes a bundle to `<bundlesDir>/<digest>`. */
-export async function writeBundle(bundlesDir: string, options: BundleOptions = {}): Promise<{ digest: string; dir: string; bundle: Bundle }> {
+export async function writeBundle(
+  bundlesDir: string,
+  options: BundleOptions = {},
+): Promise<{ digest: string; dir: string; bundle: Bundle }> {
   const { digest, bundle, files } = await bundleFiles(options);
   const dir = path.join(bundlesDir, digest);
   for (const [file, bytes] of files) {
@@ -80,7 +89,10 @@ export async function writeBundle(bundlesDir: string, options: BundleOptions = {
 }
 
 /** Puts a bundle's files into a store, as the export job does. @returns the digest of bundle.json */
-export async function putBundle(objects: Pick<ObjectStore, 'put'>, options: BundleOptions = {}): Promise<{ digest: string; bundle: Bundle }> {
+export async function putBundle(
+  objects: Pick<ObjectStore, 'put'>,
+  options: BundleOptions = {},
+): Promise<{ digest: string; bundle: Bundle }> {
   const { digest, bundle, files } = await bundleFiles(options);
   for (const bytes of files.values()) await objects.put(bytes);
   return { digest, bundle };

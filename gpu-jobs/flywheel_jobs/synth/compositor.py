@@ -23,15 +23,15 @@ from .scene import Scene, read_scene
 Pixels = NDArray[np.uint8]
 MIN_SPRITE = 4.0
 """smaller objects are left out, pixels of height"""
-STYLE_SHARE = 0.6
+STYLE_SHARE = 0.5
 """how many pictures are given the look of another camera"""
-ZOOM = 0.25
+ZOOM = 0.2
 """mean of the logarithm of the lens: objects stand larger than a dashboard camera's own"""
-NEAREST, FARTHEST = 4.0, 24.0
+NEAREST, FARTHEST = 4.0, 28.0
 """metres between which most objects stand"""
 MOVES_MADE = (0.0, 2.0, 4.0, 3.0, 2.0)
 """weights of one to five moves a picture"""
-MIN_MAIN = 36.0
+MIN_MAIN = 30.0
 """the object that makes the label is at least this tall, pixels on a picture 300 tall"""
 
 

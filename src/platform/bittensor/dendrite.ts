@@ -65,7 +65,13 @@ export function signedHeaders(options: {
   axonPort: number;
   externalIp: string;
 }): Record<string, string> {
-  const message = signedMessage({ nonce: options.nonce, dendriteHotkey: options.hotkey.address, axonHotkey: options.axonHotkey, uuid: options.uuid, bodyHash: EMPTY_BODY_HASH });
+  const message = signedMessage({
+    nonce: options.nonce,
+    dendriteHotkey: options.hotkey.address,
+    axonHotkey: options.axonHotkey,
+    uuid: options.uuid,
+    bodyHash: EMPTY_BODY_HASH,
+  });
   return {
     [HEADERS.name]: options.synapse,
     [HEADERS.timeout]: pythonFloat(options.timeoutSeconds),
@@ -98,7 +104,12 @@ export function synapseBody(synapse: string, image: Uint8Array | undefined, time
 
 /** Opens a dendrite with a connection pool of its own; `close` it. */
 export function connectDendrite(options: DendriteOptions): Dendrite {
-  const agent = new Agent({ connections: options.connections ?? 100, keepAliveTimeout: IDLE_MS, keepAliveMaxTimeout: IDLE_MS, pipelining: 1 });
+  const agent = new Agent({
+    connections: options.connections ?? 100,
+    keepAliveTimeout: IDLE_MS,
+    keepAliveMaxTimeout: IDLE_MS,
+    pipelining: 1,
+  });
   const uuid = options.uuid ?? randomUUID();
   const clock = options.clock ?? systemNanoseconds();
   let last = 0n;
@@ -112,7 +123,12 @@ export function connectDendrite(options: DendriteOptions): Dendrite {
     const timeoutSeconds = question.timeoutSeconds ?? DEFAULT_TIMEOUT_S;
     const synapse = question.synapse ?? (question.image === undefined ? 'Synapse' : 'ImageSynapse');
     const began = performance.now();
-    const done = (status: number, error: string | null, prediction: number | null = null): Answer => ({ prediction, status, latencyMs: performance.now() - began, error });
+    const done = (status: number, error: string | null, prediction: number | null = null): Answer => ({
+      prediction,
+      status,
+      latencyMs: performance.now() - began,
+      error,
+    });
     const timeout = AbortSignal.timeout(Math.max(1, Math.round(timeoutSeconds * 1000)));
     const signal = question.signal ? AbortSignal.any([timeout, question.signal]) : timeout;
     try {
@@ -140,7 +156,8 @@ export function connectDendrite(options: DendriteOptions): Dendrite {
       const text = await readBounded(response.body);
       let body: unknown;
       try {
-        if (!String(response.headers['content-type'] ?? '').startsWith('application/json')) throw new SyntaxError('content type is not application/json');
+        if (!String(response.headers['content-type'] ?? '').startsWith('application/json'))
+          throw new SyntaxError('content type is not application/json');
         body = JSON.parse(text);
       } catch (error) {
         return done(422, `the axon answered HTTP ${response.statusCode} with something that is not JSON: ${(error as Error).message}`);
@@ -160,7 +177,10 @@ export function connectDendrite(options: DendriteOptions): Dendrite {
       if (question.signal?.aborted) return done(499, 'the caller gave up');
       const code = (error as NodeJS.ErrnoException).code ?? '';
       // The reference maps a broken body to 400 and every failed or closed connection to 503.
-      return done(code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH' ? 400 : 503, `${code === '' ? '' : `${code}: `}${(error as Error).message}`);
+      return done(
+        code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH' ? 400 : 503,
+        `${code === '' ? '' : `${code}: `}${(error as Error).message}`,
+      );
     }
   }
 

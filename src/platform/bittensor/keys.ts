@@ -33,7 +33,8 @@ const ENCRYPTED = ['$NACL', '$ANSIBLE_VAULT', 'gAAAAA'];
 function hotkeyFromSeed(seed: Uint8Array): Hotkey {
   const pair = sr25519PairFromSeed(seed);
   const address = encodeAddress(pair.publicKey, SS58_PREFIX);
-  const sign = (message: string | Uint8Array): Uint8Array => sr25519Sign(typeof message === 'string' ? Buffer.from(message, 'utf8') : message, pair);
+  const sign = (message: string | Uint8Array): Uint8Array =>
+    sr25519Sign(typeof message === 'string' ? Buffer.from(message, 'utf8') : message, pair);
   // Not enumerable: a logger that walks the object finds no secret, since the secret lives in the closure only.
   return Object.freeze({ address, publicKey: pair.publicKey, sign });
 }
@@ -44,7 +45,10 @@ function hotkeyFromSeed(seed: Uint8Array): Hotkey {
  */
 export async function hotkeyFromMnemonic(phrase: string): Promise<Hotkey> {
   await cryptoWaitReady();
-  if (!mnemonicValidate(phrase)) throw new BadInputError('The secret phrase is not a valid BIP-39 phrase (12 to 24 English words with a checksum). Nothing was changed.');
+  if (!mnemonicValidate(phrase))
+    throw new BadInputError(
+      'The secret phrase is not a valid BIP-39 phrase (12 to 24 English words with a checksum). Nothing was changed.',
+    );
   return hotkeyFromSeed(mnemonicToMiniSecret(phrase));
 }
 
@@ -75,7 +79,9 @@ export async function createHotkey(file: string): Promise<Hotkey> {
     await fs.link(aside, file);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') {
-      throw new BadInputError(`${file} exists already and was kept as it is: a key is never overwritten. Load it, or give another file name.`);
+      throw new BadInputError(
+        `${file} exists already and was kept as it is: a key is never overwritten. Load it, or give another file name.`,
+      );
     }
     throw error;
   } finally {
@@ -94,15 +100,19 @@ export async function loadHotkey(file: string): Promise<Hotkey> {
   try {
     text = await fs.readFile(file, 'utf8');
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') throw new BadInputError(`There is no key file ${file}. Nothing was changed. Make one with createHotkey, or give the right path.`);
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT')
+      throw new BadInputError(`There is no key file ${file}. Nothing was changed. Make one with createHotkey, or give the right path.`);
     throw new BadInputError(`The key file ${file} cannot be read: ${(error as Error).message}. Nothing was changed.`);
   }
   const refuse = (why: string): never => {
     throw new BadInputError(`${file} ${why} The file was left as it is.`);
   };
-  if (/^coldkey/i.test(path.basename(file))) refuse('is named as a coldkey. A coldkey holds the funds and must never be on a miner: give the hotkey file.');
+  if (/^coldkey/i.test(path.basename(file)))
+    refuse('is named as a coldkey. A coldkey holds the funds and must never be on a miner: give the hotkey file.');
   if (ENCRYPTED.some((prefix) => text.startsWith(prefix))) {
-    refuse('is encrypted, as coldkeys are. A miner signs without a person beside it and needs an unencrypted hotkey; a coldkey must never be on a miner.');
+    refuse(
+      'is encrypted, as coldkeys are. A miner signs without a person beside it and needs an unencrypted hotkey; a coldkey must never be on a miner.',
+    );
   }
   let value: unknown;
   try {
@@ -121,7 +131,11 @@ export async function loadHotkey(file: string): Promise<Hotkey> {
   const seedHex = text_('secretSeed');
   const address = text_('ss58Address');
   if (phrase === null && seedHex === null) {
-    refuse(address === null ? 'has neither secretPhrase nor secretSeed.' : 'holds a public key only (like coldkeypub.txt): it cannot sign. Give the hotkey file.');
+    refuse(
+      address === null
+        ? 'has neither secretPhrase nor secretSeed.'
+        : 'holds a public key only (like coldkeypub.txt): it cannot sign. Give the hotkey file.',
+    );
   }
   let seed: Uint8Array;
   if (phrase !== null) {

@@ -87,7 +87,14 @@ export function parseDendriteHeaders(headers: Readonly<Record<string, string | s
   const uuid = need(HEADERS.uuid, 'uuid', /^[A-Za-z0-9_-]{1,64}$/);
   const signature = need(HEADERS.signature, 'Signature', /^0x[0-9a-fA-F]{128}$/);
   const bodyHash = need(HEADERS.bodyHash, 'body hash', /^[0-9a-f]{64}$/);
-  return { nonce: BigInt(nonce), uuid, hotkey, signature: Buffer.from(signature.slice(2), 'hex'), bodyHash, timeoutS: parseTimeout(headers[HEADERS.timeout]) };
+  return {
+    nonce: BigInt(nonce),
+    uuid,
+    hotkey,
+    signature: Buffer.from(signature.slice(2), 'hex'),
+    bodyHash,
+    timeoutS: parseTimeout(headers[HEADERS.timeout]),
+  };
 }
 
 /** @returns s in [0.1, MAX_TIMEOUT_S]; what is absent or no number counts as the validators' own time-out */
@@ -148,5 +155,8 @@ export function axonHeaders(status: number, message: string, processSeconds: num
 
 /** Printable ASCII in one line, at most 300 characters: aiohttp refuses anything else as a header. */
 export function headerText(text: string): string {
-  return text.replace(/[^\x20-\x7e]+/g, ' ').trim().slice(0, 300);
+  return text
+    .replace(/[^\x20-\x7e]+/g, ' ')
+    .trim()
+    .slice(0, 300);
 }

@@ -17,7 +17,8 @@ function filesOf(bundle: Bundle): { path: string; sha256: Digest; bytes: number 
   for (const member of bundle.members) {
     for (const file of [member.onnx, member.safetensors]) {
       const same = files.get(file.path);
-      if (same !== undefined && same.sha256 !== file.sha256) throw new BadInputError(`The bundle names ${file.path} twice with different digests. It was not used.`);
+      if (same !== undefined && same.sha256 !== file.sha256)
+        throw new BadInputError(`The bundle names ${file.path} twice with different digests. It was not used.`);
       if (file.path === BUNDLE_FILE) throw new BadInputError(`The bundle names ${BUNDLE_FILE} itself as a member's file. It was not used.`);
       files.set(file.path, file);
     }
@@ -28,8 +29,10 @@ function filesOf(bundle: Bundle): { path: string; sha256: Digest; bytes: number 
 function parseBundle(bytes: Uint8Array, name: string): Bundle {
   const bundle = parseJson(Buffer.from(bytes).toString('utf8'), Bundle, name);
   const total = bundle.members.reduce((sum, member) => sum + member.weight, 0);
-  if (Math.abs(total - 1) > 1e-6) throw new BadInputError(`The weights of the members in ${name} sum to ${total}, not 1. The bundle was not used.`);
-  if (new Set(bundle.members.map((member) => member.name)).size !== bundle.members.length) throw new BadInputError(`Two members in ${name} have the same name. The bundle was not used.`);
+  if (Math.abs(total - 1) > 1e-6)
+    throw new BadInputError(`The weights of the members in ${name} sum to ${total}, not 1. The bundle was not used.`);
+  if (new Set(bundle.members.map((member) => member.name)).size !== bundle.members.length)
+    throw new BadInputError(`Two members in ${name} have the same name. The bundle was not used.`);
   return bundle;
 }
 
@@ -50,7 +53,9 @@ export async function loadBundle(dir: string, expected?: Digest): Promise<Bundle
   const wanted = expected ?? (/^[0-9a-f]{64}$/.test(base) ? base : undefined);
   const actual = sha256(bytes);
   if (wanted !== undefined && actual !== wanted) {
-    throw new ObjectCorruptError(`${file} hashes to ${actual}, not ${wanted}: the bundle was changed after it was made and is not used. Remove the folder; it is laid out again from the object store.`);
+    throw new ObjectCorruptError(
+      `${file} hashes to ${actual}, not ${wanted}: the bundle was changed after it was made and is not used. Remove the folder; it is laid out again from the object store.`,
+    );
   }
   const bundle = parseBundle(bytes, file);
   for (const named of filesOf(bundle)) {
@@ -59,11 +64,15 @@ export async function loadBundle(dir: string, expected?: Digest): Promise<Bundle
     try {
       ({ size } = await fs.stat(at));
     } catch (error) {
-      throw new ObjectCorruptError(`The bundle ${dir} lacks ${named.path}: ${(error as Error).message}. It is not used. Remove the folder; it is laid out again from the object store.`);
+      throw new ObjectCorruptError(
+        `The bundle ${dir} lacks ${named.path}: ${(error as Error).message}. It is not used. Remove the folder; it is laid out again from the object store.`,
+      );
     }
     const digest = size === named.bytes ? await sha256File(at) : `(${size} bytes instead of ${named.bytes})`;
     if (digest !== named.sha256) {
-      throw new ObjectCorruptError(`${at} is damaged: ${digest}, expected ${named.sha256}. The bundle is not used. Remove the folder; it is laid out again from the object store.`);
+      throw new ObjectCorruptError(
+        `${at} is damaged: ${digest}, expected ${named.sha256}. The bundle is not used. Remove the folder; it is laid out again from the object store.`,
+      );
     }
   }
   return bundle;
@@ -115,7 +124,8 @@ async function linkOrCopy(objects: Pick<ObjectStore, 'get' | 'path'>, digest: Di
     return;
   } catch (error) {
     // Another file system, no permission to link, too many links: a copy does as well.
-    if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'EACCES', 'ENOSYS', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    if (!['EXDEV', 'EPERM', 'EMLINK', 'ENOTSUP', 'EACCES', 'ENOSYS', 'ENOENT'].includes((error as NodeJS.ErrnoException).code ?? ''))
+      throw error;
   }
   try {
     await fs.copyFile(objects.path(digest), target, constants.COPYFILE_FICLONE);

@@ -25,7 +25,7 @@ export class InferenceChild {
     private readonly process_: ChildProcess,
     exited: Promise<string>,
     readonly perImageMs: number,
-    readonly members: readonly string[],
+    readonly batchLimit: number,
   ) {
     this.exited = exited;
   }
@@ -40,7 +40,10 @@ export class InferenceChild {
    */
   static async start(options: Omit<StartMessage, 'type'>, events: ChildEvents): Promise<InferenceChild> {
     const file = compiledEntry('platform/inference/process');
-    if (!existsSync(file)) throw new BadInputError(`${file} is missing: the inference process runs from the compiled code. Run "npm run build" and start again.`);
+    if (!existsSync(file))
+      throw new BadInputError(
+        `${file} is missing: the inference process runs from the compiled code. Run "npm run build" and start again.`,
+      );
     // execArgv empty: a test runner's or a debugger's flags are not meant for this process.
     const child = fork(file, [], { serialization: 'advanced', stdio: ['ignore', 'ignore', 'pipe', 'ipc'], execArgv: [] });
     let stderr = '';
@@ -98,9 +101,11 @@ export class InferenceChild {
       await exited;
       if (outcome.name === 'ObjectCorruptError') throw new ObjectCorruptError(outcome.message);
       if (outcome.name === 'BadInputError') throw new BadInputError(outcome.message);
-      throw new BadInputError(`The bundle ${options.bundleDir} cannot be run: ${outcome.message}. What was served before goes on being served.`);
+      throw new BadInputError(
+        `The bundle ${options.bundleDir} cannot be run: ${outcome.message}. What was served before goes on being served.`,
+      );
     }
-    return new InferenceChild(child, exited, outcome.perImageMs, outcome.members);
+    return new InferenceChild(child, exited, outcome.perImageMs, outcome.batchLimit);
   }
 
   /** Hands a group over; its answer comes to `onResult`. A dead child takes it silently: `onExit` tells. */

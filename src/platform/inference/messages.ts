@@ -10,6 +10,7 @@ export interface StartMessage {
   /** digest of bundle.json, verified; null: as the folder's name says */
   digest: string | null;
   threads: number;
+  /** images a batch at most, where batches pay */
   maxBatch: number;
   /** added niceness, 0 to 19 */
   nice: number;
@@ -29,6 +30,13 @@ export type OneResult =
   | { ok: false; kind: ImageError['kind'] | 'model'; message: string };
 
 export type FromChild =
-  | { type: 'ready'; name: string; members: string[]; /** inference of one image in a batch of one, ms */ perImageMs: number }
+  | {
+      type: 'ready';
+      members: string[];
+      /** inference of one image alone, ms */
+      perImageMs: number;
+      /** images a batch at most: `maxBatch` where the warm-up found that a batch pays, else 1 */
+      batchLimit: number;
+    }
   | { type: 'failed'; name: string; message: string }
   | { type: 'result'; id: number; results: OneResult[]; batchMs: number; batchSize: number };

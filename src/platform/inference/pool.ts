@@ -25,7 +25,7 @@ export interface PoolOptions {
   /** threads a process; 0: derived */
   threads: number;
   logger: PoolLogger;
-  /** images a batch at most; default 8 */
+  /** images a batch at most; default 8. Less where the warm-up finds that batches do not pay, as on most CPUs */
   maxBatch?: number;
   /** images that wait at most, whatever their deadline; default 256 */
   maxQueue?: number;
@@ -89,7 +89,11 @@ const SMOOTHING = 0.1;
  * Processes and threads from the cores. On two cores one process with two threads; on more, one core is left to the
  * HTTP front, and processes of about four threads each, since small models gain little from more.
  */
-export function deriveSizes(processes: number, threads: number, cores: number = os.availableParallelism()): { processes: number; threads: number } {
+export function deriveSizes(
+  processes: number,
+  threads: number,
+  cores: number = os.availableParallelism(),
+): { processes: number; threads: number } {
   const usable = cores <= 2 ? cores : cores - 1;
   const many = processes > 0 ? processes : threads > 0 ? Math.max(1, Math.floor(usable / threads)) : Math.max(1, Math.floor(usable / 4));
   return { processes: many, threads: threads > 0 ? threads : Math.max(1, Math.floor(usable / many)) };
@@ -108,6 +112,8 @@ export class InferencePool {
   private readonly abort = new AbortController();
   /** processes started again after a crash */
   restarts = 0;
+  /** images a batch at most, as the last started process found */
+  batchLimit = 1;
 
   private constructor(private readonly options: PoolOptions) {
     this.sizes = deriveSizes(options.processes, options.threads);
@@ -121,7 +127,13 @@ export class InferencePool {
    */
   static async start(options: PoolOptions): Promise<InferencePool> {
     const pool = new InferencePool(options);
-    const slots = Array.from({ length: pool.sizes.processes }, (): Slot => ({ child: null, inflight: new Map(), active: 0, failures: 0, startedAt: 0 }));
+    const slots = Array.from({ length: pool.sizes.processes }, (): Slot => ({
+      child: null,
+      inflight: new Map(),
+      active: 0,
+      failures: 0,
+      startedAt: 0,
+    }));
     const outcomes = await Promise.allSettled(slots.map((slot) => pool.launch(slot)));
     pool.slots.push(...slots);
     const failed = outcomes.find((outcome) => outcome.status === 'rejected');
@@ -157,11 +169,17 @@ export class InferencePool {
   predict(input: ModelInput, deadlineMs = Number.POSITIVE_INFINITY): Promise<Prediction> {
     const bytes = input instanceof Uint8Array ? input.byteLength : input.tensor.byteLength;
     if (this.stopping) return Promise.reject(new OverloadedError('the model is being replaced'));
-    if (this.queue.length >= (this.options.maxQueue ?? 256) || this.queueBytes + bytes > (this.options.maxQueueBytes ?? 256 * 1024 * 1024)) {
+    if (
+      this.queue.length >= (this.options.maxQueue ?? 256) ||
+      this.queueBytes + bytes > (this.options.maxQueueBytes ?? 256 * 1024 * 1024)
+    ) {
       return Promise.reject(new OverloadedError(`the queue is full (${this.queue.length} images)`));
     }
     const wait = this.estimateMs();
-    if (wait > deadlineMs) return Promise.reject(new OverloadedError(`the wait of about ${Math.round(wait)} ms would exceed the deadline of ${Math.round(deadlineMs)} ms`));
+    if (wait > deadlineMs)
+      return Promise.reject(
+        new OverloadedError(`the wait of about ${Math.round(wait)} ms would exceed the deadline of ${Math.round(deadlineMs)} ms`),
+      );
     return new Promise((resolve, reject) => {
       this.queue.push({ input, bytes, deadline: performance.now() + deadlineMs, attempts: 0, settled: false, resolve, reject });
       this.queueBytes += bytes;
@@ -215,6 +233,7 @@ export class InferencePool {
     }
     slot.child = child;
     slot.startedAt = performance.now();
+    this.batchLimit = child.batchLimit;
     if (this.perImageMs === 0) this.perImageMs = child.perImageMs;
     this.pump();
   }
@@ -224,7 +243,8 @@ export class InferencePool {
     const hold = 2 * (this.options.maxBatch ?? 8);
     while (this.queue.length > 0) {
       let best: Slot | null = null;
-      for (const slot of this.slots) if (slot.child !== null && slot.inflight.size < hold && (best === null || slot.inflight.size < best.inflight.size)) best = slot;
+      for (const slot of this.slots)
+        if (slot.child !== null && slot.inflight.size < hold && (best === null || slot.inflight.size < best.inflight.size)) best = slot;
       if (best === null) return;
       const job = this.queue.shift() as Job;
       this.queueBytes -= job.bytes;
@@ -285,7 +305,10 @@ export class InferencePool {
         return;
       } catch (error) {
         if (this.abort.signal.aborted) return;
-        this.options.logger.error({ error: (error as Error).message, attempt: slot.failures }, 'inference process could not be started again');
+        this.options.logger.error(
+          { error: (error as Error).message, attempt: slot.failures },
+          'inference process could not be started again',
+        );
       }
     }
   }
@@ -294,14 +317,16 @@ export class InferencePool {
     const now = performance.now();
     if (this.queue.length > 0) {
       const kept = this.queue.filter((job) => job.deadline > now);
-      for (const job of this.queue) if (job.deadline <= now) this.fail(job, new DeadlineError('the deadline passed while the image waited'));
+      for (const job of this.queue)
+        if (job.deadline <= now) this.fail(job, new DeadlineError('the deadline passed while the image waited'));
       if (kept.length !== this.queue.length) {
         this.queue.splice(0, this.queue.length, ...kept);
         this.queueBytes = kept.reduce((sum, job) => sum + job.bytes, 0);
       }
     }
     for (const slot of this.slots) {
-      for (const job of slot.inflight.values()) if (job.deadline <= now) this.fail(job, new DeadlineError('the deadline passed before the model answered'));
+      for (const job of slot.inflight.values())
+        if (job.deadline <= now) this.fail(job, new DeadlineError('the deadline passed before the model answered'));
       if (slot.child !== null && slot.inflight.size > 0 && now - slot.active > (this.options.stallMs ?? 30_000)) {
         this.options.logger.error({ pid: slot.child.pid, inflight: slot.inflight.size }, 'inference process does not answer; it is killed');
         slot.active = now;

@@ -61,11 +61,13 @@ export function sniffFormat(bytes: Uint8Array): ImageFormat | null {
  * @throws ImageError when there is none, when it is of no supported format, or beyond the limits
  */
 export async function inspectImage(bytes: Uint8Array, limits: ImageLimits = DEFAULT_IMAGE_LIMITS): Promise<ImageHeader> {
-  if (bytes.length > limits.maxBytes) throw new ImageError('too-large', `the image has ${bytes.length} bytes, more than ${limits.maxBytes}`);
+  if (bytes.length > limits.maxBytes)
+    throw new ImageError('too-large', `the image has ${bytes.length} bytes, more than ${limits.maxBytes}`);
   const format = sniffFormat(bytes);
   if (format === null) throw new ImageError('unsupported', `${bytes.length} bytes that are no JPEG, PNG, WebP, GIF or TIFF image`);
   const { width, height, depth, space, channels } = await metadataOf(bytes, format);
-  if (width * height > limits.maxPixels) throw new ImageError('too-large', `the image has ${width} x ${height} pixels, more than ${limits.maxPixels}`);
+  if (width * height > limits.maxPixels)
+    throw new ImageError('too-large', `the image has ${width} x ${height} pixels, more than ${limits.maxPixels}`);
   return { format, width, height, depth, space, channels };
 }
 
@@ -104,13 +106,15 @@ export async function decodeSquare(bytes: Uint8Array, limits: ImageLimits = DEFA
   let channels: number;
   try {
     let image = sharp(bytes, { limitInputPixels: limits.maxPixels, failOn: 'error', ignoreIcc: true, sequentialRead: true });
-    if (width !== height) image = image.extract({ left: Math.floor((width - side) / 2), top: Math.floor((height - side) / 2), width: side, height: side });
+    if (width !== height)
+      image = image.extract({ left: Math.floor((width - side) / 2), top: Math.floor((height - side) / 2), width: side, height: side });
     if (cmyk) image = image.pipelineColourspace('cmyk').toColourspace('cmyk');
     if (grey16) image = image.toColourspace('grey16');
     const raw = await image.raw(grey16 ? { depth: 'ushort' } : { depth: 'uchar' }).toBuffer({ resolveWithObject: true });
     ({ data } = raw);
     channels = raw.info.channels;
-    if (raw.info.width !== side || raw.info.height !== side) throw new Error(`${raw.info.width} x ${raw.info.height} pixels came out instead of ${side} x ${side}`);
+    if (raw.info.width !== side || raw.info.height !== side)
+      throw new Error(`${raw.info.width} x ${raw.info.height} pixels came out instead of ${side} x ${side}`);
   } catch (error) {
     throw new ImageError('undecodable', `the ${format} image could not be decoded: ${(error as Error).message.split('\n')[0] ?? ''}`);
   }
@@ -180,7 +184,12 @@ function coefficients(inSize: number, outSize: number, filter: Filter): Coeffici
   const filterScale = Math.max(scale, 1);
   const support = base * filterScale;
   const width = Math.ceil(support) * 2 + 1;
-  const table: Coefficients = { first: new Int32Array(outSize), count: new Int32Array(outSize), weights: new Int32Array(outSize * width), width };
+  const table: Coefficients = {
+    first: new Int32Array(outSize),
+    count: new Int32Array(outSize),
+    weights: new Int32Array(outSize * width),
+    width,
+  };
   const exact = new Float64Array(width);
   for (let o = 0; o < outSize; o++) {
     const centre = (o + 0.5) * scale;
@@ -205,7 +214,17 @@ function coefficients(inSize: number, outSize: number, filter: Filter): Coeffici
 }
 
 /** One pass of the separable filter over `lines` lines; strides in bytes. */
-function pass(source: Uint8Array, target: Uint8Array, table: Coefficients, out: number, lines: number, step: number, sourceLine: number, targetStep: number, targetLine: number): void {
+function pass(
+  source: Uint8Array,
+  target: Uint8Array,
+  table: Coefficients,
+  out: number,
+  lines: number,
+  step: number,
+  sourceLine: number,
+  targetStep: number,
+  targetLine: number,
+): void {
   const { first, count, weights, width } = table;
   for (let line = 0; line < lines; line++) {
     for (let o = 0; o < out; o++) {

@@ -11,7 +11,16 @@ import type { Preprocess } from '../../domain/contracts/common.js';
 import { loadBundle } from './bundle.js';
 import { vote } from './ensemble.js';
 import type { FromChild, ModelInput, OneResult, StartMessage, ToChild } from './messages.js';
-import { decodeSquare, ImageError, inspectImage, preprocessKey, resizeSquare, tensorLength, writeTensor, type Square } from './preprocess.js';
+import {
+  decodeSquare,
+  ImageError,
+  inspectImage,
+  preprocessKey,
+  resizeSquare,
+  tensorLength,
+  writeTensor,
+  type Square,
+} from './preprocess.js';
 
 interface Loaded {
   bundle: Bundle;
@@ -27,12 +36,20 @@ interface Group {
 
 /** Images decoded at once: as many as libuv has threads; more would only hold memory. */
 const DECODERS = 4;
+/** A batch must bring the time an image down to this share to be worth the waiting. */
+const BATCH_GAIN = 0.85;
+/** A model this slow, ms an image, is not batched: the first image would wait seconds for the last. */
+const SLOW_MS = 150;
 
 let loaded: Loaded | null = null;
 const toDecode: { id: number; inputs: ModelInput[] }[] = [];
 const waiting: Group[] = [];
 let decoding = 0;
 let running = false;
+/** images a batch at most: what the warm-up found to pay */
+let batchLimit = 1;
+/** ms spent so far in inference, which holds the event loop: a decoding that waited for it did not take that long */
+let blockedMs = 0;
 /** pixels being decoded; one image of the largest allowed size, or several smaller ones, at a time */
 let pixels = 0;
 const forPixels: (() => void)[] = [];
@@ -75,13 +92,27 @@ async function start(message: StartMessage): Promise<void> {
     loaded = { bundle, members, start: message };
     // The first runs allocate and choose kernels: they must not be a validator's.
     const black: Group['images'][number] = { ready: prepare(loaded, { side: 2, rgb: new Uint8Array(12) }), decodeMs: 0 };
-    const results = await runBatch(loaded, Array.from({ length: message.maxBatch }, () => black));
-    results.push(...(await runBatch(loaded, [black])));
-    const began = performance.now();
-    results.push(...(await runBatch(loaded, [black])));
-    const perImageMs = performance.now() - began;
+    const results: OneResult[] = [];
+    const timed = async (size: number): Promise<number> => {
+      const began = performance.now();
+      results.push(
+        ...(await runBatch(
+          loaded as Loaded,
+          Array.from({ length: size }, () => black),
+        )),
+      );
+      return (performance.now() - began) / size;
+    };
+    await timed(1);
+    const perImageMs = Math.min(await timed(1), await timed(1));
+    if (message.maxBatch > 1 && perImageMs < SLOW_MS) {
+      await timed(message.maxBatch);
+      const batched = Math.min(await timed(message.maxBatch), await timed(message.maxBatch));
+      // On CPUs a batch often takes longer an image than one alone, and keeps the first waiting for the last.
+      if (batched < perImageMs * BATCH_GAIN) batchLimit = message.maxBatch;
+    }
     for (const result of results) if (!result.ok) throw new Error(`the warm-up gave no prediction: ${result.message}`);
-    send({ type: 'ready', name: bundle.name, members: bundle.members.map((m) => m.name), perImageMs });
+    send({ type: 'ready', members: bundle.members.map((m) => m.name), perImageMs, batchLimit });
   } catch (error) {
     const { name, message: text } = error as Error;
     process.send?.({ type: 'failed', name, message: text } satisfies FromChild, undefined, {}, () => process.exit(1));
@@ -114,8 +145,9 @@ async function decodeOne(input: ModelInput): Promise<Group['images'][number]> {
     pixels += need;
     held = need;
     const began = performance.now();
+    const blocked = blockedMs;
     const ready = prepare(loaded, await decodeSquare(input, limits, header));
-    return { ready, decodeMs: performance.now() - began };
+    return { ready, decodeMs: Math.max(0, performance.now() - began - (blockedMs - blocked)) };
   } catch (error) {
     if (error instanceof ImageError) return { failed: { ok: false, kind: error.kind, message: error.message } };
     return { failed: { ok: false, kind: 'undecodable', message: `the image could not be decoded: ${(error as Error).message}` } };
@@ -152,7 +184,7 @@ async function drain(): Promise<void> {
     let size = 0;
     while (waiting.length > 0) {
       const next = waiting[0] as Group;
-      if (groups.length > 0 && size + next.images.length > loaded.start.maxBatch) break;
+      if (groups.length > 0 && size + next.images.length > batchLimit) break;
       groups.push(waiting.shift() as Group);
       size += next.images.length;
     }
@@ -162,6 +194,7 @@ async function drain(): Promise<void> {
       groups.flatMap((group) => group.images),
     );
     const batchMs = performance.now() - began;
+    blockedMs += batchMs;
     let at = 0;
     for (const group of groups) {
       send({ type: 'result', id: group.id, results: results.slice(at, at + group.images.length), batchMs, batchSize: size });
@@ -219,7 +252,8 @@ async function infer(model: Loaded, images: { ready: Prepared }[]): Promise<Floa
       const data = new Float32Array(images.length * length);
       images.forEach((image, i) => {
         if ('tensor' in image.ready) {
-          if (image.ready.tensor.length !== length) throw new Error(`a tensor of ${image.ready.tensor.length} floats came where ${member.name} needs ${length}`);
+          if (image.ready.tensor.length !== length)
+            throw new Error(`a tensor of ${image.ready.tensor.length} floats came where ${member.name} needs ${length}`);
           data.set(image.ready.tensor, i * length);
         } else {
           writeTensor(image.ready.squares.get(squareKey(member.preprocess)) as Square, member.preprocess, data, i * length);
@@ -230,7 +264,9 @@ async function infer(model: Loaded, images: { ready: Prepared }[]): Promise<Floa
     }
     const output = (await session.run({ input: tensor }, ['logit'])).logit;
     if (output === undefined || !(output.data instanceof Float32Array) || output.data.length !== images.length) {
-      throw new Error(`member ${member.name} gave ${output === undefined ? 'no logit' : `${output.type} [${output.dims.join(', ')}]`} for ${images.length} images; float32 [${images.length}] was expected`);
+      throw new Error(
+        `member ${member.name} gave ${output === undefined ? 'no logit' : `${output.type} [${output.dims.join(', ')}]`} for ${images.length} images; float32 [${images.length}] was expected`,
+      );
     }
     logits.push(output.data);
   }
