@@ -14,7 +14,10 @@ const home = path.join(folder, 'home');
 const args = ['up', '--once', '--json', '--home', home, ...(existsSync(data) ? ['--data', data] : [])];
 
 const began = performance.now();
-const ran = spawnSync(process.execPath, [path.join(root, 'bin', 'flywheel.js'), ...args], { stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8' });
+const ran = spawnSync(process.execPath, [path.join(root, 'bin', 'flywheel.js'), ...args], {
+  stdio: ['ignore', 'pipe', 'inherit'],
+  encoding: 'utf8',
+});
 const wall = (performance.now() - began) / 1000;
 if (ran.status !== 0) {
   console.error(`the turn failed with exit code ${ran.status}; its home is kept: ${home}`);

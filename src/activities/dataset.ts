@@ -1,6 +1,6 @@
 /** Images and pools: import, rendered scenes, manifests, the snapshot that a model is trained on. */
 import { z } from 'zod';
-import { Digest, ImageRow, Label, type Pool } from '../domain/contracts/common.js';
+import { Digest, type ImageRow, Label, type Pool } from '../domain/contracts/common.js';
 import { BadInputError } from '../domain/errors.js';
 import { assignPools } from '../domain/pools.js';
 import { assertNoLeak } from '../domain/provenance.js';
@@ -39,7 +39,14 @@ export interface Manifests {
   traffic: Digest;
 }
 
-const RenderedRow = z.object({ digest: Digest, label: Label, group: z.string(), source: z.string(), width: z.number(), height: z.number() });
+const RenderedRow = z.object({
+  digest: Digest,
+  label: Label,
+  group: z.string(),
+  source: z.string(),
+  width: z.number(),
+  height: z.number(),
+});
 
 /** Photographs and rendered scenes, as opposed to images derived from others. */
 export function isOriginal(row: ImageRow): boolean {
@@ -70,7 +77,11 @@ export function datasetActivities(deps: ActivityDeps) {
 
     async registerRendered(input: { images: Digest; seed: number }): Promise<ImportSummary> {
       const rows = await objects.getJsonl(input.images, (row) => RenderedRow.parse(row));
-      const assigned = await intoPools(rows.map((r) => ({ ...r, split: null })), [], input.seed);
+      const assigned = await intoPools(
+        rows.map((r) => ({ ...r, split: null })),
+        [],
+        input.seed,
+      );
       await register(assigned.rows);
       return summarise('rendered scenes', { duplicates: 0, problems: [], warnings: assigned.warnings });
     },
@@ -113,9 +124,18 @@ export function datasetActivities(deps: ActivityDeps) {
       const real = all.filter((r) => isOriginal(r) && (r.pool === 'train' || r.pool === 'calibrate' || r.pool === 'validate'));
       const labels = input.synthetic === null ? [] : await catalog.labels();
       const labelled = new Set(labels.map((l) => l.digest));
-      const derived = input.synthetic === null ? [] : all.filter((r) => !isOriginal(r) && labelled.has(r.digest) && (r.pool === 'train' || r.pool === 'traffic'));
+      const derived =
+        input.synthetic === null
+          ? []
+          : all.filter((r) => !isOriginal(r) && labelled.has(r.digest) && (r.pool === 'train' || r.pool === 'traffic'));
       assertNoLeak(derived, (digest) => byDigest.get(digest) ?? null);
-      const rows = domainSnapshot({ real, synthetic: derived, labels, unreviewedWeight: config.labels.unreviewedWeight, maxSyntheticShare: config.training.maxSyntheticShare });
+      const rows = domainSnapshot({
+        real,
+        synthetic: derived,
+        labels,
+        unreviewedWeight: config.labels.unreviewedWeight,
+        maxSyntheticShare: config.training.maxSyntheticShare,
+      });
       const byTruth: Record<string, number> = {};
       for (const row of rows) byTruth[row.truth] = (byTruth[row.truth] ?? 0) + 1;
       const originals = new Set(real.map((r) => r.digest));
@@ -127,7 +147,11 @@ export function datasetActivities(deps: ActivityDeps) {
   async function register(rows: ImageRow[]): Promise<void> {
     await catalog.addImages(rows, deps.clock());
     await catalog.addLabels(
-      rows.flatMap((r) => (r.label === null ? [] : [{ digest: r.digest, label: r.label, kind: r.truth, provenance: `data set ${r.source}`, weight: 1, at: deps.clock() }])),
+      rows.flatMap((r) =>
+        r.label === null
+          ? []
+          : [{ digest: r.digest, label: r.label, kind: r.truth, provenance: `data set ${r.source}`, weight: 1, at: deps.clock() }],
+      ),
     );
   }
 

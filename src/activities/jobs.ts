@@ -22,15 +22,24 @@ const END_GRACE_MS = 10_000;
 const PURPOSE_SEED = { traffic: 1, gate: 2, trial: 3 } as const;
 
 export function jobActivities(deps: ActivityDeps) {
-  const { catalog, gpu, objects, home } = deps;
+  const { catalog, gpu, home } = deps;
 
   return {
     async reserveJob(input: { name: string; kind: string; maxSeconds: number }): Promise<void> {
       const offer = await gpu.offer(input.maxSeconds);
-      await catalog.reserve({ job: input.name, backend: gpu.kind, cents: offer.reserveCents, month: monthOf(deps.clock()) }, deps.config.gpu.monthlyBudgetCents);
+      await catalog.reserve(
+        { job: input.name, backend: gpu.kind, cents: offer.reserveCents, month: monthOf(deps.clock()) },
+        deps.config.gpu.monthlyBudgetCents,
+      );
     },
 
-    async launchJob(input: { name: string; kind: JobKind; input: Record<string, unknown>; maxSeconds: number; turn: string }): Promise<{ adopted: boolean }> {
+    async launchJob(input: {
+      name: string;
+      kind: JobKind;
+      input: Record<string, unknown>;
+      maxSeconds: number;
+      turn: string;
+    }): Promise<{ adopted: boolean }> {
       const checked = JOBS[input.kind].input.safeParse(input.input);
       if (!checked.success) throw new BadInputError(`the ${input.kind} job's input does not fit its contract: ${checked.error.message}`);
       const threads = deps.config.gpu.threads || deps.threads;
@@ -64,7 +73,8 @@ export function jobActivities(deps: ActivityDeps) {
         }
         if (status.state === 'unknown') return { outcome: 'again', message: 'the machine knows nothing of the job' };
         const said = await readResult(input.name);
-        const message = said && !said.ok ? said.error.message : `exit code ${status.exitCode ?? 'unknown (killed)'}: ${status.logTail.slice(-2000)}`;
+        const message =
+          said && !said.ok ? said.error.message : `exit code ${status.exitCode ?? 'unknown (killed)'}: ${status.logTail.slice(-2000)}`;
         if (status.exitCode === JOB_EXIT.ok && said?.ok) return { outcome: 'done', message: '' };
         if (status.exitCode === JOB_EXIT.badInput) return { outcome: 'bad-input', message };
         if (status.exitCode === JOB_EXIT.outOfMemory) return { outcome: 'out-of-memory', message };
@@ -91,10 +101,24 @@ export function jobActivities(deps: ActivityDeps) {
       return { count: render.scenes, perGroup: render.perGroup, seed: input.seed, width: 400, height: 300 };
     },
 
-    async challengesInput(input: { config: Digest; manifest: Digest; purpose: 'traffic' | 'gate' | 'trial'; seed: number }): Promise<JobInput<'challenges'>> {
+    async challengesInput(input: {
+      config: Digest;
+      manifest: Digest;
+      purpose: 'traffic' | 'gate' | 'trial';
+      seed: number;
+    }): Promise<JobInput<'challenges'>> {
       const config = await configOf(deps, input.config);
-      const count = { traffic: config.traffic.challenges, gate: config.gate.challenges, trial: config.trial.simulatedChallenges }[input.purpose];
-      return { manifest: input.manifest, profile: config.profile, mode: 'draw', count, seed: input.seed * 10 + PURPOSE_SEED[input.purpose], flips: false };
+      const count = { traffic: config.traffic.challenges, gate: config.gate.challenges, trial: config.trial.simulatedChallenges }[
+        input.purpose
+      ];
+      return {
+        manifest: input.manifest,
+        profile: config.profile,
+        mode: 'draw',
+        count,
+        seed: input.seed * 10 + PURPOSE_SEED[input.purpose],
+        flips: false,
+      };
     },
 
     async labelInput(input: { config: Digest; candidates: Digest; train: Digest; seed: number }): Promise<JobInput<'label'>> {
@@ -107,7 +131,13 @@ export function jobActivities(deps: ActivityDeps) {
       return { queries: input.queries, corpus: input.corpus, k: hardCases.neighbours, member: training.members[0]! };
     },
 
-    async synthesizeInput(input: { config: Digest; failures: Digest; corpus: Digest; neighbours: Digest; seed: number }): Promise<JobInput<'synthesize'>> {
+    async synthesizeInput(input: {
+      config: Digest;
+      failures: Digest;
+      corpus: Digest;
+      neighbours: Digest;
+      seed: number;
+    }): Promise<JobInput<'synthesize'>> {
       const { synthesis } = await configOf(deps, input.config);
       return {
         failures: input.failures,
@@ -123,10 +153,28 @@ export function jobActivities(deps: ActivityDeps) {
     async trainInput(input: { config: Digest; snapshot: Digest; initFrom: Digest | null; seed: number }): Promise<JobInput<'train'>> {
       const { training } = await configOf(deps, input.config);
       const { members, views, folds, maxSyntheticShare, fineTune } = training;
-      return { snapshot: input.snapshot, members, initFrom: input.initFrom, views, fineTune, maxSyntheticShare, ablation: true, folds, seed: input.seed };
+      return {
+        snapshot: input.snapshot,
+        members,
+        initFrom: input.initFrom,
+        views,
+        fineTune,
+        maxSyntheticShare,
+        ablation: true,
+        folds,
+        seed: input.seed,
+      };
     },
 
-    async exportInput(input: { turn: string; trained: Digest; snapshot: Digest; parent: Digest | null; parity: Digest; first: boolean; seed: number }): Promise<JobInput<'export'>> {
+    async exportInput(input: {
+      turn: string;
+      trained: Digest;
+      snapshot: Digest;
+      parent: Digest | null;
+      parity: Digest;
+      first: boolean;
+      seed: number;
+    }): Promise<JobInput<'export'>> {
       const name = `${input.turn}${input.first ? '-first' : ''}`.toLowerCase().replace(/[^a-z0-9.-]+/g, '-');
       return {
         trained: input.trained,

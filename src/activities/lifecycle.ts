@@ -18,8 +18,15 @@ export function lifecycleActivities(deps: ActivityDeps) {
     async moveChampion(input: { hotkey: string; model: ModelRef; expected: number; at: number }): Promise<ChampionPointer> {
       const before = await catalog.champion(input.hotkey);
       if (before && before.pointer.generation === input.expected + 1 && before.pointer.digest === input.model.bundle) return before.pointer;
-      const pointer: ChampionPointer = { generation: input.expected + 1, digest: input.model.bundle, previous: before?.pointer.digest ?? null };
-      const now = await catalog.setChampion({ hotkey: input.hotkey, pointer, modelId: input.model.id, promotedAt: input.at, submittedAt: input.at }, input.expected);
+      const pointer: ChampionPointer = {
+        generation: input.expected + 1,
+        digest: input.model.bundle,
+        previous: before?.pointer.digest ?? null,
+      };
+      const now = await catalog.setChampion(
+        { hotkey: input.hotkey, pointer, modelId: input.model.id, promotedAt: input.at, submittedAt: input.at },
+        input.expected,
+      );
       if (before) await catalog.setModelStatus(before.modelId, 'retired');
       await catalog.setModelStatus(input.model.id, 'champion');
       return now.pointer;
@@ -37,7 +44,11 @@ export function lifecycleActivities(deps: ActivityDeps) {
      * Writes the publishable folder (weights, config, model_card.json), hands it to the hub and registers it with the
      * subnet. The version follows the champion's generation, so that a repeated run publishes the same one.
      */
-    async publishModel(input: { hotkey: string; model: ModelRef; at: number }): Promise<{ version: string; folder: string; repo: string; submittedAt: number }> {
+    async publishModel(input: {
+      hotkey: string;
+      model: ModelRef;
+      at: number;
+    }): Promise<{ version: string; folder: string; repo: string; submittedAt: number }> {
       const champion = await catalog.champion(input.hotkey);
       const generation = champion?.pointer.generation ?? 1;
       const version = `1.${generation - 1}.0`;
@@ -57,7 +68,13 @@ export function lifecycleActivities(deps: ActivityDeps) {
       const config = {
         architectures: bundle.members.map((m) => m.backbone),
         id2label: { 0: 'none', 1: 'roadwork' },
-        members: bundle.members.map(({ name, backbone, features, weight, preprocess }) => ({ name, backbone, features, weight, preprocess })),
+        members: bundle.members.map(({ name, backbone, features, weight, preprocess }) => ({
+          name,
+          backbone,
+          features,
+          weight,
+          preprocess,
+        })),
         calibration: bundle.calibration,
       };
       await writeFile(path.join(half, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
@@ -74,11 +91,23 @@ export function lifecycleActivities(deps: ActivityDeps) {
       const { repo } = await deps.hub.publish(folder, version);
       const answer = await deps.registry.register({ hotkey: input.hotkey, repo, version, submittedAt: input.at });
       await catalog.setSubmitted(input.hotkey, input.at);
-      await deps.notifier.notify({ kind: 'promotion', title: `${input.model.id} is champion`, text: `version ${version}, ${repo}: ${answer.detail}`, at: input.at });
+      await deps.notifier.notify({
+        kind: 'promotion',
+        title: `${input.model.id} is champion`,
+        text: `version ${version}, ${repo}: ${answer.detail}`,
+        at: input.at,
+      });
       return { version, folder, repo, submittedAt: input.at };
     },
 
-    async openTrial(input: { trial: string; hotkey: string; champion: Digest; candidate: Digest; simulated: boolean; openedAt: number }): Promise<void> {
+    async openTrial(input: {
+      trial: string;
+      hotkey: string;
+      champion: Digest;
+      candidate: Digest;
+      simulated: boolean;
+      openedAt: number;
+    }): Promise<void> {
       await catalog.openTrial({
         id: input.trial,
         hotkey: input.hotkey,
@@ -94,8 +123,18 @@ export function lifecycleActivities(deps: ActivityDeps) {
       if (model) await catalog.setModelStatus(model.id, 'trial');
     },
 
-    async closeTrial(input: { trial: string; decision: 'promote' | 'keep'; verdict: VerdictNumbers | null; reason?: string }): Promise<void> {
-      await catalog.closeTrial(input.trial, input.decision, { verdict: input.verdict, reason: input.reason ?? input.verdict?.reason ?? '' }, deps.clock());
+    async closeTrial(input: {
+      trial: string;
+      decision: 'promote' | 'keep';
+      verdict: VerdictNumbers | null;
+      reason?: string;
+    }): Promise<void> {
+      await catalog.closeTrial(
+        input.trial,
+        input.decision,
+        { verdict: input.verdict, reason: input.reason ?? input.verdict?.reason ?? '' },
+        deps.clock(),
+      );
     },
 
     /** Once for each submission and day, whatever is retried. */

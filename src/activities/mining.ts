@@ -40,15 +40,31 @@ export function miningActivities(deps: ActivityDeps) {
     async viewsInput(input: { config: Digest; turn: string; set: Digest; seed: number }): Promise<JobInput<'challenges'>> {
       const config = await configOf(deps, input.config);
       const rows = await journaledRows(input.turn);
-      return { manifest: await objects.putJsonl(sorted(rows)), profile: config.profile, mode: 'variants', count: config.hardCases.views, seed: input.seed, flips: false };
+      return {
+        manifest: await objects.putJsonl(sorted(rows)),
+        profile: config.profile,
+        mode: 'variants',
+        count: config.hardCases.views,
+        seed: input.seed,
+        flips: false,
+      };
     },
 
-    async mineHardCases(input: { turn: string; config: Digest; set: Digest; viewSet: Digest; viewPredictions: Digest; outOfFold: Digest }): Promise<HardCasesFound> {
+    async mineHardCases(input: {
+      turn: string;
+      config: Digest;
+      set: Digest;
+      viewSet: Digest;
+      viewPredictions: Digest;
+      outOfFold: Digest;
+    }): Promise<HardCasesFound> {
       const beat = beating();
       const { hardCases } = await configOf(deps, input.config);
       const earlier = await earlierFailures(input.turn);
 
-      const predictionOf = new Map((await objects.getJsonl(input.viewPredictions, (r) => PredictionRow.parse(r))).map((r) => [r.digest, r.prediction]));
+      const predictionOf = new Map(
+        (await objects.getJsonl(input.viewPredictions, (r) => PredictionRow.parse(r))).map((r) => [r.digest, r.prediction]),
+      );
       const views = new Map<string, number[]>();
       for (const view of await objects.getJsonl(input.viewSet, (r) => ChallengeRow.parse(r))) {
         const p = predictionOf.get(view.digest);
@@ -70,16 +86,24 @@ export function miningActivities(deps: ActivityDeps) {
       for (const row of oof) {
         const label = photographs.get(row.digest)?.label ?? null;
         const prediction = round(row.votes.reduce((sum, v) => sum + v.p, 0) / row.votes.length);
-        const seen = hardness({ prediction, votes: Object.fromEntries(row.votes.map((v) => [v.member, round(v.p)])), views: [], label }, hardCases);
+        const seen = hardness(
+          { prediction, votes: Object.fromEntries(row.votes.map((v) => [v.member, round(v.p)])), views: [], label },
+          hardCases,
+        );
         if (seen.failure) cases.push({ digest: row.digest, ...seen });
       }
-      const ranked = rankHardCases(cases.filter((c) => c.failure), hardCases.maxFailures);
+      const ranked = rankHardCases(
+        cases.filter((c) => c.failure),
+        hardCases.maxFailures,
+      );
 
       // Traffic that was hard becomes images of the catalog, with their provenance.
       const journaled = new Map((await journaledRows(input.turn)).map((r) => [r.digest, r]));
       const hardTraffic = ranked.flatMap((c) => journaled.get(c.digest) ?? []);
       await catalog.addImages(hardTraffic, deps.clock());
-      const failures = ranked.map((c) => journaled.get(c.digest) ?? photographs.get(c.digest)).filter((r): r is ImageRow => r !== undefined);
+      const failures = ranked
+        .map((c) => journaled.get(c.digest) ?? photographs.get(c.digest))
+        .filter((r): r is ImageRow => r !== undefined);
       const corpus = [...[...photographs.values()].filter((r) => r.parents.length === 0 && r.label !== null), ...hardTraffic];
       return {
         count: failures.length,
@@ -107,7 +131,13 @@ export function miningActivities(deps: ActivityDeps) {
       return { manifest: await objects.putJsonl(rows), count: rows.length };
     },
 
-    async decideLabels(input: { turn: string; config: Digest; candidates: Digest; votes: Digest; seed: number }): Promise<{ consensus: number; rejected: number; toVerify: number }> {
+    async decideLabels(input: {
+      turn: string;
+      config: Digest;
+      candidates: Digest;
+      votes: Digest;
+      seed: number;
+    }): Promise<{ consensus: number; rejected: number; toVerify: number }> {
       const { labels } = await configOf(deps, input.config);
       const rows = new Map((await objects.getJsonl(input.candidates, (r) => ImageRow.parse(r))).map((r) => [r.digest, r]));
       const votes = await objects.getJsonl(input.votes, (r) => VoteRow.parse(r));
@@ -118,11 +148,25 @@ export function miningActivities(deps: ActivityDeps) {
       const at = deps.clock();
       const members = [...new Set(votes.flatMap((v) => v.votes.map((m) => m.member)))].join('+');
       await catalog.addLabels(
-        decided.consensus.map((c) => ({ digest: c.digest, label: c.label, kind: 'consensus' as const, provenance: `${input.turn}: ${members}`, weight: labels.unreviewedWeight, at })),
+        decided.consensus.map((c) => ({
+          digest: c.digest,
+          label: c.label,
+          kind: 'consensus' as const,
+          provenance: `${input.turn}: ${members}`,
+          weight: labels.unreviewedWeight,
+          at,
+        })),
       );
       const votesOf = new Map(votes.map((v) => [v.digest, Object.fromEntries(v.votes.map((m) => [m.member, m.p]))]));
       await catalog.askReview(
-        decided.review.map((r) => ({ digest: r.digest, turn: input.turn, reason: r.reason, proposed: r.proposed, votes: votesOf.get(r.digest) ?? {}, askedAt: at })),
+        decided.review.map((r) => ({
+          digest: r.digest,
+          turn: input.turn,
+          reason: r.reason,
+          proposed: r.proposed,
+          votes: votesOf.get(r.digest) ?? {},
+          askedAt: at,
+        })),
       );
       return { consensus: decided.consensus.length, rejected: decided.rejected.length, toVerify: decided.review.length };
     },
@@ -139,7 +183,9 @@ export function miningActivities(deps: ActivityDeps) {
 
   async function journaledRows(turn: string): Promise<ImageRow[]> {
     const rows = byImage(await turnTraffic(turn));
-    const parents = new Map((await catalog.images({ digests: rows.flatMap((r) => (r.challenge ? [r.challenge.parent] : [])) })).map((r) => [r.digest, r]));
+    const parents = new Map(
+      (await catalog.images({ digests: rows.flatMap((r) => (r.challenge ? [r.challenge.parent] : [])) })).map((r) => [r.digest, r]),
+    );
     return Promise.all(
       rows.map(async (row): Promise<ImageRow> => {
         const { width, height } = await sharp(await objects.get(row.image)).metadata();

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
 import { ChallengeRow } from '../domain/contracts/jobs.js';
 import type { Digest } from '../domain/contracts/common.js';
-import { ShadowOrder } from '../domain/contracts/miner.js';
+import { type ShadowOrder } from '../domain/contracts/miner.js';
 import { readJournal } from '../platform/journal.js';
 import { writeFileAtomic } from '../platform/fsutil.js';
 import type { TrafficRow } from '../platform/ports.js';
@@ -34,20 +34,26 @@ export function trafficActivities(deps: ActivityDeps) {
   return {
     async registerChallenges(input: { set: Digest; turn: string; purpose: string; seed: number }): Promise<void> {
       const rows = await objects.getJsonl(input.set, (row) => ChallengeRow.parse(row));
-      await catalog.addChallengeSet({ digest: input.set, profile: deps.config.profile, seed: input.seed, purpose: input.purpose, turn: input.turn, at: deps.clock() }, rows);
+      await catalog.addChallengeSet(
+        { digest: input.set, profile: deps.config.profile, seed: input.seed, purpose: input.purpose, turn: input.turn, at: deps.clock() },
+        rows,
+      );
     },
 
     /**
      * Sends every challenge of the set that the catalog has no answer for, and ingests the journal.
      * Runs again where it broke off; `missing` counts challenges still without a journaled answer.
      */
-    async sendTraffic(input: { set: Digest; config: Digest; round: number }): Promise<{ asked: number; answered: number; failed: number; missing: number }> {
+    async sendTraffic(input: {
+      set: Digest;
+      config: Digest;
+      round: number;
+    }): Promise<{ asked: number; answered: number; failed: number; missing: number }> {
       const beat = beating();
       const config = await configOf(deps, input.config);
       const rows = await objects.getJsonl(input.set, (row) => ChallengeRow.parse(row));
       const todo = await unanswered();
       const validator = await deps.validator();
-      let asked = 0;
       let answered = 0;
       const failures = new Map<string, number>();
       try {
@@ -61,9 +67,9 @@ export function trafficActivities(deps: ActivityDeps) {
               beat();
               answer = await validator.ask(image, config.traffic.timeoutSeconds);
             }
-            asked += 1;
             if (answer.prediction !== null) answered += 1;
-            else failures.set(answer.error ?? `status ${answer.status}`, (failures.get(answer.error ?? `status ${answer.status}`) ?? 0) + 1);
+            else
+              failures.set(answer.error ?? `status ${answer.status}`, (failures.get(answer.error ?? `status ${answer.status}`) ?? 0) + 1);
             beat({ turn: '', what: 'challenges', done: rows.length - queue.length, total: rows.length, unit: 'challenges' });
           }
         };
@@ -72,9 +78,12 @@ export function trafficActivities(deps: ActivityDeps) {
         await validator.close();
       }
       if (todo.length > 0 && answered === 0) {
-        throw ApplicationFailure.retryable(`the miner answered none of ${todo.length} challenges: ${[...failures].map(([why, n]) => `${n} x ${why}`).join('; ')}`, 'MinerSilent');
+        throw ApplicationFailure.retryable(
+          `the miner answered none of ${todo.length} challenges: ${[...failures].map(([why, n]) => `${n} x ${why}`).join('; ')}`,
+          'MinerSilent',
+        );
       }
-      let missing = todo.length;
+      let missing: number;
       const deadline = deps.clock() + JOURNAL_PATIENCE_MS;
       do {
         await ingest(beat);
@@ -139,7 +148,11 @@ export function trafficActivities(deps: ActivityDeps) {
     return added;
   }
 
-  async function awaitMiner(verb: string, bundle: Digest, good: (status: NonNullable<Awaited<ReturnType<ActivityDeps['minerStatus']>>>) => boolean): Promise<void> {
+  async function awaitMiner(
+    verb: string,
+    bundle: Digest,
+    good: (status: NonNullable<Awaited<ReturnType<ActivityDeps['minerStatus']>>>) => boolean,
+  ): Promise<void> {
     const beat = beating();
     const deadline = deps.clock() + SERVING_PATIENCE_MS;
     let last: Awaited<ReturnType<ActivityDeps['minerStatus']>> = null;

@@ -4,21 +4,15 @@ import { WorkflowFailedError, WorkflowIdConflictPolicy, type Client, type Workfl
 import { defaultPayloadConverter, TemporalFailure } from '@temporalio/common';
 import { z } from 'zod';
 import { Metrics } from '../domain/contracts/common.js';
-import { TurnResult } from '../domain/turnSummary.js';
+import { TurnResult, type SummaryExtra } from '../domain/turnSummary.js';
 import { openCatalogReadOnly, type CatalogReader } from '../platform/catalog/index.js';
 import { readServices, type HomePaths } from '../platform/home.js';
 import type { TemporalAddress } from '../platform/temporal/connect.js';
 import { lifecycleId } from '../workflows/ids.js';
 import { lifecycleStatus, turnProgress } from '../workflows/messages.js';
-import {
-  TASK_QUEUE,
-  type LifecycleState,
-  type TurnInput,
-  type TurnOutcome,
-  type TurnProgress,
-  type VerdictNumbers,
-} from '../workflows/types.js';
+import { TASK_QUEUE, type LifecycleState, type TurnInput, type TurnOutcome, type VerdictNumbers } from '../workflows/types.js';
 import type { dailyTurn, lifecycle } from '../workflows/index.js';
+import type { TrainOutput } from '../workflows/jobTypes.js';
 
 /** A stage failed: its name and where to look. */
 export class StageFailedError extends Error {
@@ -52,6 +46,8 @@ export interface TurnContext {
   signal: AbortSignal;
 }
 
+/** Name of the trial's first look among the stages. */
+const TRIAL_STAGE = 'trial (simulated)';
 /** How often progress is asked for. */
 const POLL_MS = 400;
 
@@ -59,7 +55,7 @@ const POLL_MS = 400;
  * Goes on with the turn that is open, or starts the next one; waits for it and for the first word of its trial.
  * @throws StageFailedError naming the stage; AbortError when `signal` fires (the turn stays open and goes on next time)
  */
-export async function runTurnAndWait(context: TurnContext): Promise<TurnResult> {
+export async function runTurnAndWait(context: TurnContext): Promise<{ result: TurnResult; extra: SummaryExtra }> {
   const handle = await openTurn(context);
   const outcome = await watchTurn(context, handle);
   const trial = outcome.candidate && outcome.gate?.decision !== 'keep' ? await awaitTrial(context, outcome.candidate.id) : null;
@@ -171,12 +167,15 @@ interface TrialWord {
   reason: string;
   verdict: VerdictNumbers | null;
   promoted: boolean;
+  /** how long it was waited for */
+  seconds: number;
 }
 
 /** Waits until the lifecycle said something of the candidate: decided, a first look done, or waiting behind another trial. */
 async function awaitTrial(context: TurnContext, candidate: string): Promise<TrialWord> {
   const owner = context.client.workflow.getHandle<typeof lifecycle>(lifecycleId(context.hotkey));
   const began = Date.now();
+  const elapsed = () => (Date.now() - began) / 1000;
   for (;;) {
     context.signal.throwIfAborted();
     let state: LifecycleState | null = null;
@@ -194,10 +193,11 @@ async function awaitTrial(context: TurnContext, candidate: string): Promise<Tria
           reason: decided.reason,
           verdict: await lastVerdict(context, candidate),
           promoted,
+          seconds: elapsed(),
         };
       if (state.trial?.message.model.id === candidate && state.trial.last) {
         const { last } = state.trial;
-        return { decision: last.decision, reason: last.reason, verdict: last, promoted: false };
+        return { decision: last.decision, reason: last.reason, verdict: last, promoted: false, seconds: elapsed() };
       }
       if (state.waiting?.model.id === candidate) {
         return {
@@ -205,13 +205,14 @@ async function awaitTrial(context: TurnContext, candidate: string): Promise<Tria
           reason: `the candidate waits for the trial of ${state.trial?.message.model.id ?? 'another'} to end`,
           verdict: null,
           promoted: false,
+          seconds: elapsed(),
         };
       }
     }
     const trial = state?.trial ? await latestBeat(context.client, state.trial.id).catch(() => null) : null;
     context.onProgress({
-      stage: 'trial (simulated traffic)',
-      seconds: { 'trial (simulated traffic)': (Date.now() - began) / 1000 },
+      stage: TRIAL_STAGE,
+      seconds: { [TRIAL_STAGE]: elapsed() },
       what: trial?.what ?? '',
       done: trial?.done ?? 0,
       total: trial?.total ?? 0,
@@ -236,7 +237,11 @@ async function lastVerdict(context: TurnContext, candidate: string): Promise<Ver
 const Judged = z.object({ id: z.string(), heldOut: Metrics.nullable(), challenges: Metrics.nullable() });
 
 /** The `--json` object, from the catalog's rows of the turn. */
-async function composeResult(context: TurnContext, turn: string, trial: TrialWord | null): Promise<TurnResult> {
+async function composeResult(
+  context: TurnContext,
+  turn: string,
+  trial: TrialWord | null,
+): Promise<{ result: TurnResult; extra: SummaryExtra }> {
   const catalog = await reader(context.home);
   if (!catalog) throw new Error(`the catalog ${context.home.catalog} is gone`);
   try {
@@ -255,9 +260,13 @@ async function composeResult(context: TurnContext, turn: string, trial: TrialWor
       ? { decision: trial.decision, reason: trial.reason, predictedReward: numbers?.predictedReward ?? null }
       : gate
         ? { decision: gate.decision, reason: gate.reason, predictedReward: gate.predictedReward }
-        : { decision: 'keep' as const, reason: String(s['withoutCandidate'] ?? 'no candidate'), predictedReward: null };
+        : {
+            decision: 'keep' as const,
+            reason: typeof s['withoutCandidate'] === 'string' ? s['withoutCandidate'] : 'no candidate',
+            predictedReward: null,
+          };
     const services = readServices(context.home);
-    return TurnResult.parse({
+    const result = TurnResult.parse({
       turn,
       dataset: s['dataset'],
       hardCases: (s['hardCases'] as { count: number } | undefined)?.count ?? 0,
@@ -267,11 +276,34 @@ async function composeResult(context: TurnContext, turn: string, trial: TrialWor
       candidate: model('candidate'),
       verdict,
       promoted: trial?.promoted ?? false,
-      seconds: s['seconds'] ?? {},
+      seconds: { ...(s['seconds'] as Record<string, number> | undefined), ...(trial ? { [TRIAL_STAGE]: trial.seconds } : {}) },
       miner: { url: services.miner?.url ?? null, hotkey: context.hotkey },
       temporal: { address: context.temporal.address, ui: context.temporal.ui },
     });
+    return { result, extra: await extraOf(catalog, s, trial !== null) };
   } finally {
     await catalog.close();
   }
+}
+
+/** What the plain summary tells beyond the result. */
+async function extraOf(catalog: CatalogReader, summary: Record<string, unknown>, trialSimulated: boolean): Promise<SummaryExtra> {
+  const dataset = summary['dataset'] as Pick<SummaryExtra, 'from' | 'problems' | 'warnings'> | undefined;
+  const hard = summary['hardCases'] as Pick<SummaryExtra, 'hardest' | 'fromTruth' | 'fromTraffic'> | undefined;
+  const synthetic = summary['synthetic'] as Pick<SummaryExtra, 'byProvider'> | undefined;
+  const snapshot = summary['snapshot'] as Pick<SummaryExtra, 'byTruth'> | undefined;
+  const candidate = (summary['candidate'] ?? summary['champion']) as { id: string } | undefined;
+  const model = candidate ? await catalog.model(candidate.id) : null;
+  const training = (model?.evidence as { training?: TrainOutput | null } | undefined)?.training ?? null;
+  return {
+    ...(dataset?.from ? { from: dataset.from } : {}),
+    problems: dataset?.problems ?? [],
+    warnings: dataset?.warnings ?? [],
+    hardest: hard?.hardest ?? [],
+    ...(hard ? { fromTruth: hard.fromTruth ?? 0, fromTraffic: hard.fromTraffic ?? 0 } : {}),
+    ...(synthetic?.byProvider ? { byProvider: synthetic.byProvider } : {}),
+    ...(snapshot?.byTruth ? { byTruth: snapshot.byTruth } : {}),
+    ...(training ? { members: training.members, ablation: training.ablation, errorCorrelation: training.errorCorrelation } : {}),
+    trialSimulated,
+  };
 }

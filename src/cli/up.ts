@@ -39,6 +39,8 @@ export async function up(options: UpOptions): Promise<void> {
       `--data: ${options.data} is not a folder. Nothing was started. Give a folder of images with labels.csv, or one with a folder a class.`,
     );
   }
+  // A folder that is no data set is refused before minutes of installing and starting.
+  if (options.data !== undefined) await (await import('../platform/dataset/index.js')).scanDataset(options.data);
   const context = createContext(options, 'up');
   const lock = await takeLock(context.paths.lock, `The home ${context.paths.root}`);
   const supervisor = new Supervisor(context.paths);
@@ -131,7 +133,7 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
   const client = await connectTemporal(temporal);
   let shown: string | null = null;
   try {
-    const result = await runTurnAndWait({
+    const { result, extra } = await runTurnAndWait({
       client,
       home: paths,
       temporal,
@@ -150,7 +152,7 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
     });
     if (shown !== null) progress.stage(shown).done();
     progress.close();
-    await context.print(renderSummary(result));
+    await context.print(renderSummary(result, extra));
     await context.result({ ...result, seconds: { ...seconds, ...result.seconds } });
   } catch (error) {
     if (shown !== null) progress.stage(shown).fail(signals.aborted ? 'interrupted' : 'failed');

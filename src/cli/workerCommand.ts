@@ -99,7 +99,15 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
               try {
                 return await next(input);
               } finally {
-                log.info({ activity: context.info.activityType, workflow: context.info.workflowExecution?.workflowId, attempt: context.info.attempt, ms: Math.round(performance.now() - began) }, 'activity finished');
+                log.info(
+                  {
+                    activity: context.info.activityType,
+                    workflow: context.info.workflowExecution?.workflowId,
+                    attempt: context.info.attempt,
+                    ms: Math.round(performance.now() - began),
+                  },
+                  'activity finished',
+                );
               }
             },
           },
@@ -116,11 +124,14 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
   const stop = () => {
     stopping ??= (async () => {
       // Jobs first: their checkpoint is what the next start goes on from.
-      const ending = (async () => {
+      const endJobs = async () => {
         for (const job of await gpu.listOwned()) await gpu.end(job, JOB_GRACE_MS);
-      })();
+      };
+      const ending = endJobs();
       if (worker.getState() === 'RUNNING') worker.shutdown();
       await Promise.allSettled([running, ending]);
+      // An activity that was launching one meanwhile has ended by now.
+      await endJobs();
       await connection.close();
       await client.connection.close();
       await catalog.close();
@@ -184,7 +195,6 @@ export function makeDeps(world: {
 export async function lifecycleStateFrom(
   catalog: Pick<Catalog, 'champion' | 'model' | 'models' | 'trials' | 'reminders' | 'turn'>,
   hotkey: string,
-  config: FlywheelConfig,
 ): Promise<LifecycleState | null> {
   const champion = await catalog.champion(hotkey);
   if (!champion) return null;
@@ -250,7 +260,7 @@ async function ensureLifecycle(client: Client, catalog: Catalog, options: Worker
           maxSeconds: config.trial.maxDays * 86_400,
           maxJobSeconds: config.gpu.maxJobSeconds,
         },
-        state: await lifecycleStateFrom(catalog, hotkey, config),
+        state: await lifecycleStateFrom(catalog, hotkey),
       },
     ],
   });

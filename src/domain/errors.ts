@@ -28,4 +28,12 @@ export class JobFailedError extends Error {
   override name = 'JobFailedError';
 }
 /** Names of errors that no retry mends: given to every retry policy as `nonRetryableErrorTypes`. */
-export const NON_RETRYABLE = ['BadInputError', 'LeakError', 'ObjectCorruptError', 'StaleGenerationError', 'BudgetExceededError', 'JobFailedError', 'ZodError'];
+export const NON_RETRYABLE = [
+  'BadInputError',
+  'LeakError',
+  'ObjectCorruptError',
+  'StaleGenerationError',
+  'BudgetExceededError',
+  'JobFailedError',
+  'ZodError',
+];

@@ -119,7 +119,10 @@ export interface Catalog {
   answerReview(digest: Digest, answer: Label, at: number): Promise<boolean>;
   reviews(filter?: { turn?: string; open?: boolean }): Promise<ReviewItem[]>;
 
-  addChallengeSet(set: { digest: Digest; profile: string; seed: number; purpose: string; turn: string; at: number }, rows: readonly { digest: Digest; parent: Digest; pool: Pool; group: string; label: Label | null; level: number }[]): Promise<void>;
+  addChallengeSet(
+    set: { digest: Digest; profile: string; seed: number; purpose: string; turn: string; at: number },
+    rows: readonly { digest: Digest; parent: Digest; pool: Pool; group: string; label: Label | null; level: number }[],
+  ): Promise<void>;
   /** Idempotent by record id. */
   addTraffic(rows: readonly JournalRecord[]): Promise<{ added: number }>;
   traffic(filter?: { sinceMs?: number; set?: Digest; model?: Digest; trial?: string; limit?: number }): Promise<TrafficRow[]>;
@@ -167,7 +170,9 @@ export interface GpuBackend {
   offer(maxSeconds: number): Promise<{ centsPerHour: number; reserveCents: number }>;
   /** Starts the job, or adopts the running or finished one of that name. */
   launchOrAdopt(spec: JobSpec, limits: { maxSeconds: number; nice: number }): Promise<{ adopted: boolean }>;
-  status(name: string): Promise<
+  status(
+    name: string,
+  ): Promise<
     | { state: 'running'; progress: import('../domain/contracts/jobs.js').JobProgress | null }
     | { state: 'ended'; exitCode: number | null; logTail: string }
     | { state: 'unknown' }

@@ -12,7 +12,16 @@ import {
   setHandler,
   workflowInfo,
 } from '@temporalio/workflow';
-import type { ChallengesOutput, ExportOutput, JobKind, LabelOutput, NeighboursOutput, RenderOutput, SynthesizeOutput, TrainOutput } from './jobTypes.js';
+import type {
+  ChallengesOutput,
+  ExportOutput,
+  JobKind,
+  LabelOutput,
+  NeighboursOutput,
+  RenderOutput,
+  SynthesizeOutput,
+  TrainOutput,
+} from './jobTypes.js';
 import { candidateReady, reviewsAnswered, turnProgress } from './messages.js';
 import { heavy, quick } from './proxies.js';
 import { gpuJob } from './gpuJob.js';
@@ -42,13 +51,21 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
       await quick.recordTurn({ turn, patch: { failedStage: name } });
       throw error instanceof Error && error.name === 'CancelledFailure'
         ? error
-        : ApplicationFailure.create({ message: `stage "${name}" failed: ${deepestMessage(error)}`, type: 'StageFailed', nonRetryable: true, details: [name], cause: error as Error });
+        : ApplicationFailure.create({
+            message: `stage "${name}" failed: ${deepestMessage(error)}`,
+            type: 'StageFailed',
+            nonRetryable: true,
+            details: [name],
+            cause: error as Error,
+          });
     } finally {
       progress.seconds[name] = (progress.seconds[name] ?? 0) + (Date.now() - began) / 1000;
       progress.child = null;
     }
   }
-  const plan: TurnPlan = await quick.planTurn.executeWithOptions({ summary: 'plan the turn' }, [{ turn, hotkey: input.hotkey, startedAt: workflowInfo().startTime.getTime() }]);
+  const plan: TurnPlan = await quick.planTurn.executeWithOptions({ summary: 'plan the turn' }, [
+    { turn, hotkey: input.hotkey, startedAt: workflowInfo().startTime.getTime() },
+  ]);
   const record = (patch: Record<string, unknown>) => quick.recordTurn({ turn, patch: { ...patch, seconds: progress.seconds } });
 
   async function job<T>(kind: JobKind, name: string, jobInput: Record<string, unknown>, summary: string): Promise<T> {
@@ -67,11 +84,19 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
   // 1. Import -------------------------------------------------------------------------------------------------------
   await stage('import', async () => {
     if (input.data !== null) {
-      await record({ dataset: await heavy.importDataset.executeWithOptions({ summary: `import ${input.data}` }, [{ turn, data: input.data, seed: plan.seed }]) });
+      await record({
+        dataset: await heavy.importDataset.executeWithOptions({ summary: `import ${input.data}` }, [
+          { turn, data: input.data, seed: plan.seed },
+        ]),
+      });
     } else if (!plan.hasImages) {
       const order = await quick.renderInput({ config: plan.config, seed: plan.seed });
       const rendered = await job<RenderOutput>('render', 'render', order, `render ${order.count} street scenes: there is no data set`);
-      await record({ dataset: await quick.registerRendered.executeWithOptions({ summary: 'import the rendered scenes' }, [{ images: rendered.images, seed: plan.seed }]) });
+      await record({
+        dataset: await quick.registerRendered.executeWithOptions({ summary: 'import the rendered scenes' }, [
+          { images: rendered.images, seed: plan.seed },
+        ]),
+      });
     } else {
       await record({ dataset: await quick.describeDataset() });
     }
@@ -82,11 +107,29 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
   async function makeModel(prefix: string, snapshot: string, parent: ModelRef | null): Promise<ModelRef> {
     const trained = await stage(prefix === '' ? 'train' : prefix, async () => {
       const order = await quick.trainInput({ config: plan.config, snapshot, initFrom: parent?.trained ?? null, seed: plan.seed });
-      return job<TrainOutput>('train', `${prefix === '' ? '' : `${prefix}-`}train`, order, 'probe, fine-tune when below the gate, calibrate');
+      return job<TrainOutput>(
+        'train',
+        `${prefix === '' ? '' : `${prefix}-`}train`,
+        order,
+        'probe, fine-tune when below the gate, calibrate',
+      );
     });
     return stage(prefix === '' ? 'export' : prefix, async () => {
-      const order = await quick.exportInput({ turn, trained: trained.trained, snapshot, parent: parent?.bundle ?? null, parity: manifests.train, first: parent === null, seed: plan.seed });
-      const exported = await job<ExportOutput>('export', `${prefix === '' ? '' : `${prefix}-`}export`, order, 'ONNX with parity check against PyTorch');
+      const order = await quick.exportInput({
+        turn,
+        trained: trained.trained,
+        snapshot,
+        parent: parent?.bundle ?? null,
+        parity: manifests.train,
+        first: parent === null,
+        seed: plan.seed,
+      });
+      const exported = await job<ExportOutput>(
+        'export',
+        `${prefix === '' ? '' : `${prefix}-`}export`,
+        order,
+        'ONNX with parity check against PyTorch',
+      );
       return quick.registerModel.executeWithOptions({ summary: 'verify and register the bundle' }, [
         { turn, bundle: exported.bundle, trained: trained.trained, parent: parent?.bundle ?? null, name: order.name, training: trained },
       ]);
@@ -96,7 +139,9 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
   // 2. First champion -----------------------------------------------------------------------------------------------
   let champion = plan.champion;
   if (champion === null) {
-    const first = await stage('first champion', () => quick.buildSnapshot.executeWithOptions({ summary: 'real photographs only' }, [{ turn, config: plan.config, synthetic: null }]));
+    const first = await stage('first champion', () =>
+      quick.buildSnapshot.executeWithOptions({ summary: 'real photographs only' }, [{ turn, config: plan.config, synthetic: null }]),
+    );
     champion = await makeModel('first champion', first.snapshot, null);
     const model = champion;
     await stage('first champion', async () => {
@@ -110,7 +155,11 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
       });
     });
   }
-  await stage('first champion', () => heavy.awaitServing.executeWithOptions({ summary: 'wait until the miner serves the champion' }, [{ hotkey: input.hotkey, bundle: (champion as ModelRef).bundle }]));
+  await stage('first champion', () =>
+    heavy.awaitServing.executeWithOptions({ summary: 'wait until the miner serves the champion' }, [
+      { hotkey: input.hotkey, bundle: champion.bundle },
+    ]),
+  );
   const parent = champion;
 
   // 3. Traffic ------------------------------------------------------------------------------------------------------
@@ -120,7 +169,9 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
     await quick.registerChallenges({ set: set.set, turn, purpose: 'traffic', seed: order.seed });
     let sent = { asked: 0, answered: 0, failed: 0, missing: 0 };
     for (let round = 0; round < TRAFFIC_ROUNDS; round++) {
-      sent = await heavy.sendTraffic.executeWithOptions({ summary: 'built-in validator: signed challenges over HTTP' }, [{ set: set.set, config: plan.config, round }]);
+      sent = await heavy.sendTraffic.executeWithOptions({ summary: 'built-in validator: signed challenges over HTTP' }, [
+        { set: set.set, config: plan.config, round },
+      ]);
       if (sent.missing === 0) break;
     }
     await record({ traffic: { ...sent, set: set.set } });
@@ -131,7 +182,9 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
   const hard = await stage('hard cases', async () => {
     const views = await quick.viewsInput({ config: plan.config, turn, set: traffic.set, seed: plan.seed });
     const viewSet = await job<ChallengesOutput>('challenges', 'views', views, 'augmented views, to measure instability');
-    const seen = await heavy.evaluateModel.executeWithOptions({ summary: 'champion on the augmented views' }, [{ turn, bundle: parent.bundle, manifest: viewSet.set }]);
+    const seen = await heavy.evaluateModel.executeWithOptions({ summary: 'champion on the augmented views' }, [
+      { turn, bundle: parent.bundle, manifest: viewSet.set },
+    ]);
     const crossfit = await quick.labelInput({ config: plan.config, candidates: manifests.train, train: manifests.train, seed: plan.seed });
     const oof = await job<LabelOutput>('label', 'out-of-fold', crossfit, 'out-of-fold votes on labelled photographs');
     const found = await quick.mineHardCases.executeWithOptions({ summary: 'rank hard cases' }, [
@@ -146,7 +199,13 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
   const made = await stage('synthesis', async () => {
     const order = await quick.neighboursInput({ config: plan.config, queries: hard.failures, corpus: hard.corpus });
     const near = await job<NeighboursOutput>('neighbours', 'neighbours', order, `nearest ${order.k} of each hard case by embedding`);
-    const plan2 = await quick.synthesizeInput({ config: plan.config, failures: hard.failures, corpus: hard.corpus, neighbours: near.neighbours, seed: plan.seed });
+    const plan2 = await quick.synthesizeInput({
+      config: plan.config,
+      failures: hard.failures,
+      corpus: hard.corpus,
+      neighbours: near.neighbours,
+      seed: plan.seed,
+    });
     const out = await job<SynthesizeOutput>('synthesize', 'synthesize', plan2, 'composites and weather variants of the hard cases');
     await quick.registerSynthetic.executeWithOptions({ summary: 'check provenance and register' }, [{ turn, manifest: out.manifest }]);
     await record({ synthetic: { count: out.count, byProvider: out.byProvider, byIntent: out.byIntent, skipped: out.skipped.length } });
@@ -157,7 +216,7 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
   await stage('labels', async () => {
     const candidates = await quick.labelCandidates({ turn, synthetic: made.manifest, hard: hard.failures });
     const order = await quick.labelInput({ config: plan.config, candidates: candidates.manifest, train: manifests.train, seed: plan.seed });
-    const votes = await job<LabelOutput>('label', 'label', order, 'votes of two members that never saw the image\'s group');
+    const votes = await job<LabelOutput>('label', 'label', order, "votes of two members that never saw the image's group");
     const labelled = await quick.decideLabels.executeWithOptions({ summary: 'consensus, review list' }, [
       { turn, config: plan.config, candidates: candidates.manifest, votes: votes.votes, seed: plan.seed },
     ]);
@@ -168,7 +227,9 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
 
   // 7. Snapshot -----------------------------------------------------------------------------------------------------
   const snapshot = await stage('snapshot', async () => {
-    const out = await quick.buildSnapshot.executeWithOptions({ summary: 'immutable manifest of the training set' }, [{ turn, config: plan.config, synthetic: made.manifest }]);
+    const out = await quick.buildSnapshot.executeWithOptions({ summary: 'immutable manifest of the training set' }, [
+      { turn, config: plan.config, synthetic: made.manifest },
+    ]);
     await record({ snapshot: out });
     return out;
   });
@@ -186,9 +247,16 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
     const set = await job<ChallengesOutput>('challenges', 'gate-challenges', order, 'challenges from the held-out pool');
     await quick.registerChallenges({ set: set.set, turn, purpose: 'gate', seed: order.seed });
     const evidence = [];
-    for (const [who, model] of [['champion', parent], ['candidate', candidate]] as const) {
-      const challenges = await heavy.evaluateModel.executeWithOptions({ summary: `${who} on the gate's challenges` }, [{ turn, bundle: model.bundle, manifest: set.set }]);
-      const heldOut = await heavy.evaluateModel.executeWithOptions({ summary: `${who} on the held-out photographs` }, [{ turn, bundle: model.bundle, manifest: manifests.test }]);
+    for (const [who, model] of [
+      ['champion', parent],
+      ['candidate', candidate],
+    ] as const) {
+      const challenges = await heavy.evaluateModel.executeWithOptions({ summary: `${who} on the gate's challenges` }, [
+        { turn, bundle: model.bundle, manifest: set.set },
+      ]);
+      const heldOut = await heavy.evaluateModel.executeWithOptions({ summary: `${who} on the held-out photographs` }, [
+        { turn, bundle: model.bundle, manifest: manifests.test },
+      ]);
       evidence.push({ challenges, heldOut });
     }
     const verdict = await heavy.judgePair.executeWithOptions({ summary: 'paired verdict' }, [
@@ -232,7 +300,9 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
     if (made === null) {
       // Without a candidate there was no gate: the summary still says how good the champion is.
       const heldOut = await stage('gate', () =>
-        heavy.evaluateModel.executeWithOptions({ summary: 'champion on the held-out photographs' }, [{ turn, bundle: parent.bundle, manifest: manifests.test }]),
+        heavy.evaluateModel.executeWithOptions({ summary: 'champion on the held-out photographs' }, [
+          { turn, bundle: parent.bundle, manifest: manifests.test },
+        ]),
       );
       await record({ champion: { ...parent, heldOut: heldOut.metrics, challenges: null } });
     }

@@ -39,7 +39,14 @@ import type { CandidateMessage, Command, LifecycleInput, LifecycleState, Lifecyc
 const DECISIONS_KEPT = 20;
 
 export async function lifecycle(input: LifecycleInput): Promise<never> {
-  const state: LifecycleState = input.state ?? { hotkey: input.hotkey, champion: null, trial: null, waiting: null, reminded: [], decided: [] };
+  const state: LifecycleState = input.state ?? {
+    hotkey: input.hotkey,
+    champion: null,
+    trial: null,
+    waiting: null,
+    reminded: [],
+    decided: [],
+  };
   const commands: Command[] = [];
 
   setHandler(lifecycleStatus, (): LifecycleStatus => ({ state, clock: clockOf(state) }));
@@ -53,11 +60,16 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
     commands.push(command);
     return uuid4();
   };
-  setHandler(promoteUpdate, (model, by) => accept({ kind: 'promote', model, by }), { validator: (model, _by) => refuseUnknownTarget(model, 'promote') });
-  setHandler(rejectUpdate, (model, by) => accept({ kind: 'reject', model, by }), { validator: (model, _by) => refuseUnknownTarget(model, 'reject') });
+  setHandler(promoteUpdate, (model: string | null, by: string) => accept({ kind: 'promote', model, by }), {
+    validator: (model: string | null, _by: string) => refuseUnknownTarget(model, 'promote'),
+  });
+  setHandler(rejectUpdate, (model: string | null, by: string) => accept({ kind: 'reject', model, by }), {
+    validator: (model: string | null, _by: string) => refuseUnknownTarget(model, 'reject'),
+  });
   setHandler(rollbackUpdate, (by) => accept({ kind: 'rollback', by }), {
     validator: (_by) => {
-      if (!state.champion?.previous) throw ApplicationFailure.nonRetryable('there is no previous champion to roll back to', 'BadInputError');
+      if (!state.champion?.previous)
+        throw ApplicationFailure.nonRetryable('there is no previous champion to roll back to', 'BadInputError');
     },
   });
 
@@ -205,16 +217,22 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
     const before = state.champion;
     const expected = before?.pointer.generation ?? 0;
     // Catalog, then pointer, then publication: whatever is lost in between is done again from the catalog.
-    const moved = await quick.moveChampion.executeWithOptions({ summary: `champion: ${model.id}` }, [{ hotkey: input.hotkey, model, expected, at: Date.now() }]);
+    const moved = await quick.moveChampion.executeWithOptions({ summary: `champion: ${model.id}` }, [
+      { hotkey: input.hotkey, model, expected, at: Date.now() },
+    ]);
     await quick.writePointer({ hotkey: input.hotkey });
-    const published = await quick.publishModel.executeWithOptions({ summary: `publish ${model.id}` }, [{ hotkey: input.hotkey, model, at: Date.now() }]);
+    const published = await quick.publishModel.executeWithOptions({ summary: `publish ${model.id}` }, [
+      { hotkey: input.hotkey, model, at: Date.now() },
+    ]);
     state.champion = { pointer: moved, model, previous: before?.model ?? null, submittedAt: published.submittedAt };
     state.reminded = [];
   }
 
   /** The model a command means: a named one, or the candidate on trial, or the one that waits. */
   async function target(name: string | null): Promise<ModelRef> {
-    const known = [state.trial?.message.model, state.waiting?.model, state.champion?.previous].find((m) => m && (name === null || m.id === name || m.bundle === name));
+    const known = [state.trial?.message.model, state.waiting?.model, state.champion?.previous].find(
+      (m) => m && (name === null || m.id === name || m.bundle === name),
+    );
     if (known && !(name === null && known === state.champion?.previous)) return known;
     if (name === null) throw ApplicationFailure.nonRetryable('no candidate is on trial or waiting', 'BadInputError');
     return quick.findModel({ model: name });
@@ -222,7 +240,10 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
 
   function refuseUnknownTarget(model: string | null, verb: string): void {
     if (model === null && !state.trial && !state.waiting) {
-      throw ApplicationFailure.nonRetryable(`no candidate is on trial or waiting: name the model to ${verb} (flywheel status lists them)`, 'BadInputError');
+      throw ApplicationFailure.nonRetryable(
+        `no candidate is on trial or waiting: name the model to ${verb} (flywheel status lists them)`,
+        'BadInputError',
+      );
     }
     if (model !== null && (model === state.champion?.model.id || model === state.champion?.model.bundle)) {
       throw ApplicationFailure.nonRetryable(`${model} is the champion already`, 'BadInputError');
@@ -249,7 +270,13 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
     const { submittedAt } = s.champion;
     const day = ageDays(submittedAt, Date.now());
     const plan = decaySchedule(input.decay, submittedAt);
-    return { day, rewardFactor: decayFactor(input.decay, day), retrainAt: plan.retrainAt, resubmitBy: plan.resubmitBy, nextReminder: nextReminder() };
+    return {
+      day,
+      rewardFactor: decayFactor(input.decay, day),
+      retrainAt: plan.retrainAt,
+      resubmitBy: plan.resubmitBy,
+      nextReminder: nextReminder(),
+    };
   }
 
   function describe(): void {
@@ -261,7 +288,9 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
         `champion **${state.champion.model.id}** (generation ${state.champion.pointer.generation}), submitted ${date(state.champion.submittedAt)}`,
         `day ${Math.floor(clock.day)}, reward factor ${clock.rewardFactor.toFixed(2)}; retrain from ${date(clock.retrainAt)}, resubmit by ${date(clock.resubmitBy)}`,
         clock.nextReminder ? `next reminder: day ${clock.nextReminder.day}, ${date(clock.nextReminder.at)}` : 'no reminder left',
-        state.trial ? `on trial: **${state.trial.message.model.id}**, ${state.trial.looks} looks${state.trial.message.simulated ? ', simulated traffic' : ''}` : 'no trial',
+        state.trial
+          ? `on trial: **${state.trial.message.model.id}**, ${state.trial.looks} looks${state.trial.message.simulated ? ', simulated traffic' : ''}`
+          : 'no trial',
       ].join('\n\n'),
     );
   }

@@ -162,7 +162,13 @@ export interface LifecycleInput {
 export interface LifecycleStatus {
   state: LifecycleState;
   /** age of the submission in days, reward factor [0, 1] and dates (ms since the epoch); null without a champion */
-  clock: { day: number; rewardFactor: number; retrainAt: number; resubmitBy: number; nextReminder: { day: number; at: number } | null } | null;
+  clock: {
+    day: number;
+    rewardFactor: number;
+    retrainAt: number;
+    resubmitBy: number;
+    nextReminder: { day: number; at: number } | null;
+  } | null;
 }
 
 /** What the lifecycle is asked to do; handled one at a time, in order of arrival. */

@@ -52,7 +52,11 @@ function jobPids(home: string, part: string): number[] {
   for (const entry of readdirSync('/proc').filter((e) => /^\d+$/.test(e))) {
     try {
       const command = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0');
-      if (command.some((c) => c.includes(path.join(home, 'jobs')) && c.includes(part) && c.endsWith('spec.json')) && command.some((c) => c.includes('python'))) pids.push(Number(entry));
+      if (
+        command.some((c) => c.includes(path.join(home, 'jobs')) && c.includes(part) && c.endsWith('spec.json')) &&
+        command.some((c) => c.includes('python'))
+      )
+        pids.push(Number(entry));
     } catch {
       // ended meanwhile
     }

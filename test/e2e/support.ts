@@ -42,7 +42,11 @@ export interface Running {
 }
 
 export function start(args: string[], env: NodeJS.ProcessEnv = {}): Running {
-  const child = spawn(process.execPath, [flywheel, ...args], { cwd: os.tmpdir(), env: { ...process.env, ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [flywheel, ...args], {
+    cwd: os.tmpdir(),
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   let out = '';
   let err = '';
   child.stdout?.on('data', (d: Buffer) => (out += d.toString()));
@@ -69,7 +73,7 @@ export function photographs(into: string, take = 6): string | null {
     console.log(`no photographs at ${data}: rendered scenes serve instead`);
     return null;
   }
-  const rows = parse(readFileSync(path.join(data, 'labels.csv')), { columns: true, bom: true }) as Record<string, string>[];
+  const rows: Record<string, string>[] = parse(readFileSync(path.join(data, 'labels.csv')), { columns: true, bom: true });
   // Some images of every group: clips stay clips, and there are enough groups for every pool.
   const seen = new Map<string, number>();
   const singles = new Map<string, number>();
@@ -85,7 +89,10 @@ export function photographs(into: string, take = 6): string | null {
   mkdirSync(path.join(into, 'images'), { recursive: true });
   const columns = Object.keys(chosen[0] ?? {});
   const quote = (cell: string) => `"${cell.replaceAll('"', '""')}"`;
-  writeFileSync(path.join(into, 'labels.csv'), [columns.join(','), ...chosen.map((r) => columns.map((c) => quote(r[c] ?? '')).join(','))].join('\n'));
+  writeFileSync(
+    path.join(into, 'labels.csv'),
+    [columns.join(','), ...chosen.map((r) => columns.map((c) => quote(r[c] ?? '')).join(','))].join('\n'),
+  );
   for (const row of chosen) {
     const file = row['file'] ?? '';
     copyFileSync(path.join(data, 'images', file), path.join(into, 'images', file));

@@ -52,7 +52,10 @@ describe('flywheel up --once', () => {
       expect(images.filter((i) => i.parents.some((p) => test.has(p)))).toEqual([]);
       const turn = await catalog.turn(result.turn);
       const { snapshot } = turn?.summary['snapshot'] as { snapshot: string };
-      const rows = readFileSync(path.join(place.home, 'objects', snapshot.slice(0, 2), snapshot), 'utf8').trim().split('\n').map((l) => JSON.parse(l) as { digest: string; pool: string });
+      const rows = readFileSync(path.join(place.home, 'objects', snapshot.slice(0, 2), snapshot), 'utf8')
+        .trim()
+        .split('\n')
+        .map((l) => JSON.parse(l) as { digest: string; pool: string });
       expect(rows.filter((r) => test.has(r.digest) || r.pool === 'test')).toEqual([]);
       expect(rows.length).toBeGreaterThan(0);
     } finally {
@@ -63,7 +66,9 @@ describe('flywheel up --once', () => {
   it('left a publishable folder of the champion with its model card', () => {
     const versions = readdirSync(path.join(place.home, 'published')).filter((v) => /^\d+\.\d+\.\d+$/.test(v));
     expect(versions).toContain('1.0.0');
-    const card = JSON.parse(readFileSync(path.join(place.home, 'published', '1.0.0', 'model_card.json'), 'utf8')) as { submitted_by: string };
+    const card = JSON.parse(readFileSync(path.join(place.home, 'published', '1.0.0', 'model_card.json'), 'utf8')) as {
+      submitted_by: string;
+    };
     expect(card.submitted_by).toBe(result.miner.hotkey);
   });
 
@@ -84,6 +89,5 @@ describe('flywheel up --once', () => {
     const ran = await run(['up', '--once', '--home', path.join(place.folder, 'other'), '--data', path.join(place.folder, 'home', 'logs')]);
     expect(ran.code).not.toBe(0);
     expect(ran.err).toMatch(/labels\.csv/);
-    expect(ran.err).toMatch(/import/);
   });
 });

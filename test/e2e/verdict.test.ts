@@ -54,7 +54,10 @@ describe('verdicts on rendered scenes', () => {
 
   async function job(gpu: LocalGpu, kind: JobKind, name: string, input: Record<string, unknown>): Promise<Record<string, unknown>> {
     const workDir = jobDir(paths.jobs, name);
-    await gpu.launchOrAdopt({ version: 1, job: kind, name, objects: { kind: 'file', root: paths.objects }, cacheDir: paths.cache, workDir, threads: 2, input }, { maxSeconds: 600, nice: 5 });
+    await gpu.launchOrAdopt(
+      { version: 1, job: kind, name, objects: { kind: 'file', root: paths.objects }, cacheDir: paths.cache, workDir, threads: 2, input },
+      { maxSeconds: 600, nice: 5 },
+    );
     let status = await gpu.status(name);
     while (status.state === 'running') {
       await sleep(200);
@@ -70,7 +73,14 @@ describe('verdicts on rendered scenes', () => {
   async function spoiled(name: string, calibration: Bundle['calibration']): Promise<ModelRef> {
     const bundle = JSON.parse((await objects.get(good.bundle)).toString()) as Bundle;
     const digest = await objects.put(Buffer.from(`${JSON.stringify({ ...bundle, name, calibration }, null, 2)}\n`));
-    return createActivities(deps()).registerModel({ turn: 'test', bundle: digest, trained: good.trained, parent: null, name, training: null });
+    return createActivities(deps()).registerModel({
+      turn: 'test',
+      bundle: digest,
+      trained: good.trained,
+      parent: null,
+      name,
+      training: null,
+    });
   }
   const deps = () => makeDeps({ home: paths, catalog, gpu, config, log, hotkey: hotkey.address });
   let gpu: LocalGpu;
@@ -88,23 +98,48 @@ describe('verdicts on rendered scenes', () => {
     configDigest = await objects.put(Buffer.from(JSON.stringify(config)));
 
     const rendered = await job(gpu, 'render', 'render', { count: SCENES, seed: 5, perGroup: 1, width: 320, height: 240 });
-    const scenes = await objects.getJsonl(String(rendered['images']), (r) => r as Pick<ImageRow, 'digest' | 'label' | 'group' | 'source' | 'width' | 'height'>);
+    const scenes = await objects.getJsonl(
+      String(rendered['images']),
+      (r) => r as Pick<ImageRow, 'digest' | 'label' | 'group' | 'source' | 'width' | 'height'>,
+    );
     // Half of the scenes are held out, so that there are enough groups for a verdict.
     const held: Record<number, number> = { 0: 0, 1: 0 };
-    const rows = scenes.map((s, i): ImageRow => {
+    const rows = scenes.map((s): ImageRow => {
       const label = s.label ?? 0;
       held[label] = (held[label] ?? 0) + 1;
-      const pool = (held[label] ?? 0) <= SCENES / 4 ? 'test' : i % 6 === 0 ? 'calibrate' : i % 6 === 1 ? 'validate' : i % 6 === 2 ? 'traffic' : 'train';
+      const nth = held[label] ?? 0;
+      const rest = (['calibrate', 'validate', 'traffic', 'train', 'train', 'train'] as const)[nth % 6] ?? 'train';
+      const pool = nth <= SCENES / 4 ? 'test' : rest;
       return { ...s, label, truth: 'truth', pool, parents: [], provider: null, intent: null, weight: 1 };
     });
     await catalog.addImages(rows, Date.now());
     const activities = createActivities(deps());
     const { snapshot } = await activities.buildSnapshot({ turn: 'test', config: configDigest, synthetic: null });
-    const trained = await job(gpu, 'train', 'train', await activities.trainInput({ config: configDigest, snapshot, initFrom: null, seed: 1 }));
+    const trained = await job(
+      gpu,
+      'train',
+      'train',
+      await activities.trainInput({ config: configDigest, snapshot, initFrom: null, seed: 1 }),
+    );
     const manifests = await activities.buildManifests({ turn: 'test' });
-    const order = await activities.exportInput({ turn: 'test', trained: String(trained['trained']), snapshot, parent: null, parity: manifests.train, first: true, seed: 1 });
+    const order = await activities.exportInput({
+      turn: 'test',
+      trained: String(trained['trained']),
+      snapshot,
+      parent: null,
+      parity: manifests.train,
+      first: true,
+      seed: 1,
+    });
     const exported = await job(gpu, 'export', 'export', order);
-    good = await activities.registerModel({ turn: 'test', bundle: String(exported['bundle']), trained: String(trained['trained']), parent: null, name: 'good', training: null });
+    good = await activities.registerModel({
+      turn: 'test',
+      bundle: String(exported['bundle']),
+      trained: String(trained['trained']),
+      parent: null,
+      name: 'good',
+      training: null,
+    });
 
     temporal = await createLocalEnv();
     miner = await runMiner({
@@ -120,8 +155,18 @@ describe('verdicts on rendered scenes', () => {
       journalMaxBytes: 1e9,
       logger: log,
     });
-    await writeServices(paths, { up: null, temporal: null, miner: { url: miner.url, controlUrl: miner.controlUrl, hotkey: hotkey.address }, children: {} });
-    worker = await Worker.create({ connection: temporal.env.nativeConnection, taskQueue: TASK_QUEUE, workflowBundle: await workflowBundle(), activities: createActivities(deps()) });
+    await writeServices(paths, {
+      up: null,
+      temporal: null,
+      miner: { url: miner.url, controlUrl: miner.controlUrl, hotkey: hotkey.address },
+      children: {},
+    });
+    worker = await Worker.create({
+      connection: temporal.env.nativeConnection,
+      taskQueue: TASK_QUEUE,
+      workflowBundle: await workflowBundle(),
+      activities: createActivities(deps()),
+    });
     serving = worker.run();
     mkdirSync(paths.published, { recursive: true });
   });
@@ -135,7 +180,10 @@ describe('verdicts on rendered scenes', () => {
     place.remove();
   });
 
-  async function stateAfterTrial(handle: { query: (q: typeof lifecycleStatus) => Promise<{ state: LifecycleState }> }, model: string): Promise<LifecycleState> {
+  async function stateAfterTrial(
+    handle: { query: (q: typeof lifecycleStatus) => Promise<{ state: LifecycleState }> },
+    model: string,
+  ): Promise<LifecycleState> {
     for (;;) {
       const { state } = await handle.query(lifecycleStatus);
       if (state.decided.some((d) => d.model === model) || (state.trial?.message.model.id === model && state.trial.last)) return state;
@@ -149,9 +197,17 @@ describe('verdicts on rendered scenes', () => {
     const owner = await temporal.env.client.workflow.start(lifecycle, {
       taskQueue: TASK_QUEUE,
       workflowId: `lifecycle-${hotkey.address}`,
-      args: [{ hotkey: hotkey.address, decay: config.decay, trial: { lookEverySeconds: 3600, maxSeconds: 86_400, maxJobSeconds: 600 }, state: null }],
+      args: [
+        {
+          hotkey: hotkey.address,
+          decay: config.decay,
+          trial: { lookEverySeconds: 3600, maxSeconds: 86_400, maxJobSeconds: 600 },
+          state: null,
+        },
+      ],
     });
-    const offer = (model: ModelRef, first: boolean) => owner.signal(candidateReady, { model, turn: 'test', first, simulated: true, config: configDigest, seed: 3 });
+    const offer = (model: ModelRef, first: boolean) =>
+      owner.signal(candidateReady, { model, turn: 'test', first, simulated: true, config: configDigest, seed: 3 });
     await offer(poor, true);
     await expect.poll(() => miner.status().serving?.digest, { timeout: 60_000 }).toBe(poor.bundle);
 
@@ -175,5 +231,3 @@ describe('verdicts on rendered scenes', () => {
     await owner.terminate('the test is over');
   });
 });
-
-

@@ -1,7 +1,7 @@
 import { mkdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import fc from 'fast-check';
-import sharp from 'sharp';
+import sharp, { type Sharp } from 'sharp';
 import { describe, expect, it } from 'vitest';
 import { BadInputError } from '../../src/domain/errors.js';
 import { hammingHex, hammingPairs, nearDuplicates, readImages, scanDataset, type ReadImage } from '../../src/platform/dataset/index.js';
@@ -9,7 +9,7 @@ import { FileObjectStore } from '../../src/platform/objects/index.js';
 import { temporaryFolder } from './support.js';
 
 /** A picture that looks like no other seed's: blocks of seeded colours. */
-function picture(seed: number, width = 96, height = 72): sharp.Sharp {
+function picture(seed: number, width = 96, height = 72): Sharp {
   const cells = Buffer.alloc(12 * 9 * 3);
   let state = (seed * 2654435761 + 12345) >>> 0;
   for (let i = 0; i < cells.length; i++) {

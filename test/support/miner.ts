@@ -65,7 +65,10 @@ export async function startMiner(change: Partial<MinerOptions> = {}): Promise<Te
   let previous: string | null = null;
   const made: TestMiner = {
     home,
-    miner: await runMiner(options),
+    miner: await runMiner(options).catch(async (error: unknown) => {
+      await rm(home, { recursive: true, force: true });
+      throw error;
+    }),
     hotkey,
     validator,
     async promote(generation, bundle = {}) {

@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { findTemporal } from '../../src/platform/temporal/server.js';
-import { dailyTurn, gpuJob, importImages, lifecycle, shadowTrial } from '../../src/workflows/index.js';
+import { dailyTurn, gpuJob, importImages, lifecycle } from '../../src/workflows/index.js';
 import { candidateReady, lifecycleStatus, promoteSignal, rollbackUpdate } from '../../src/workflows/messages.js';
 import { createLocalEnv } from '../support/temporal.js';
 import { hex, play, verdict, withWorker } from './support.js';
@@ -22,7 +22,11 @@ describe.runIf(process.env['RECORD_HISTORIES'])('recording histories', () => {
     const { env, address, teardown } = await createLocalEnv();
     const save = async (id: string, name: string) => {
       // The command line's own JSON: what the Temporal UI exports, too.
-      const shown = execFileSync(findTemporal()!.path, ['workflow', 'show', '--address', address, '--workflow-id', id, '--output', 'json'], { encoding: 'utf8', maxBuffer: 1e8 });
+      const shown = execFileSync(
+        findTemporal()!.path,
+        ['workflow', 'show', '--address', address, '--workflow-id', id, '--output', 'json'],
+        { encoding: 'utf8', maxBuffer: 1e8 },
+      );
       writeFileSync(path.join(folder, `${name}.json`), `${JSON.stringify(JSON.parse(shown), null, 1)}\n`);
     };
     try {

@@ -748,16 +748,14 @@ export class CatalogStore implements Synchronous<Catalog> {
         );
       }
       this.run(
-        builder
-          .insertInto('ledger')
-          .values({
-            job: entry.job,
-            backend: entry.backend,
-            reserved_cents: entry.cents,
-            actual_cents: null,
-            month: entry.month,
-            status: 'reserved',
-          }),
+        builder.insertInto('ledger').values({
+          job: entry.job,
+          backend: entry.backend,
+          reserved_cents: entry.cents,
+          actual_cents: null,
+          month: entry.month,
+          status: 'reserved',
+        }),
       );
       return this.entry(entry.job)!;
     });

@@ -48,10 +48,10 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluatedImage
   signal?.throwIfAborted();
   const waiting = new Map<number, { resolve: (results: OneResult[]) => void; reject: (error: Error) => void }>();
   const ahead = batch === 1 ? 1 : AHEAD;
-  let dead: Error | null = null;
+  const end: { reason: Error | null } = { reason: null };
   const fail = (error: Error): void => {
-    dead ??= error;
-    for (const one of waiting.values()) one.reject(dead);
+    end.reason ??= error;
+    for (const one of waiting.values()) one.reject(end.reason);
     waiting.clear();
   };
   const child = await InferenceChild.start(
@@ -83,7 +83,7 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluatedImage
       if (running.length >= ahead) await running.shift();
       const part = images.slice(from, from + batch);
       const inputs = await Promise.all(part.map(readImage));
-      if (dead !== null) throw dead;
+      if (end.reason !== null) throw end.reason;
       const results = new Promise<OneResult[]>((resolve, reject) => waiting.set(from, { resolve, reject }));
       const finished = results.then((list) => {
         part.forEach(({ digest }, i) => {
@@ -103,7 +103,7 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluatedImage
     return rows;
   } finally {
     signal?.removeEventListener('abort', onAbort);
-    if (dead === null) await child.end();
+    if (end.reason === null) await child.end();
     else await child.kill();
   }
 }

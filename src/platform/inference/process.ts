@@ -202,6 +202,7 @@ async function drain(): Promise<void> {
     }
     // run() blocked the loop: let messages and finished decodings in before the next batch is cut.
     await new Promise((resolve) => setImmediate(resolve));
+    if (!process.connected) process.exit(0);
   }
   running = false;
   if (waiting.length > 0) schedule();
