@@ -195,7 +195,8 @@ async function awaitTrial(context: TurnContext, candidate: string): Promise<Tria
           promoted,
           seconds: elapsed(),
         };
-      if (state.trial?.message.model.id === candidate && state.trial.last) {
+      // A look that decides is followed by the decision itself: that is what is waited for then.
+      if (state.trial?.message.model.id === candidate && state.trial.last?.decision === 'continue') {
         const { last } = state.trial;
         return { decision: last.decision, reason: last.reason, verdict: last, promoted: false, seconds: elapsed() };
       }

@@ -186,7 +186,7 @@ describe('verdicts on rendered scenes', () => {
   ): Promise<LifecycleState> {
     for (;;) {
       const { state } = await handle.query(lifecycleStatus);
-      if (state.decided.some((d) => d.model === model) || (state.trial?.message.model.id === model && state.trial.last)) return state;
+      if (state.decided.some((d) => d.model === model) || (state.trial?.message.model.id === model && state.trial.last?.decision === 'continue')) return state;
       await sleep(300);
     }
   }
@@ -213,7 +213,7 @@ describe('verdicts on rendered scenes', () => {
 
     await offer(good, false);
     const promoted = await stateAfterTrial(owner, 'good');
-    expect(promoted.decided[0], JSON.stringify(promoted.decided[0])).toMatchObject({ model: 'good', decision: 'promote' });
+    expect(promoted.decided[0], JSON.stringify([promoted.decided[0], promoted.trial?.last])).toMatchObject({ model: 'good', decision: 'promote' });
     expect(promoted.champion?.model.id).toBe('good');
     await expect.poll(() => miner.status().serving?.digest, { timeout: 60_000 }).toBe(good.bundle);
     const trial = (await catalog.trials(hotkey.address)).find((t) => t.candidate === good.bundle);
@@ -224,7 +224,7 @@ describe('verdicts on rendered scenes', () => {
     const worse = await spoiled('worse', { kind: 'platt', a: 0.2, b: -3, n: 1 });
     await offer(worse, false);
     const kept = await stateAfterTrial(owner, 'worse');
-    expect(kept.decided[0], JSON.stringify(kept.decided[0])).toMatchObject({ model: 'worse', decision: 'keep' });
+    expect(kept.decided[0], JSON.stringify([kept.decided[0], kept.trial?.last])).toMatchObject({ model: 'worse', decision: 'keep' });
     expect(kept.champion?.model.id).toBe('good');
     expect(miner.status().serving?.digest).toBe(good.bundle);
     expect((await catalog.model('worse'))?.status).toBe('rejected');
