@@ -3,6 +3,7 @@ import sharp from 'sharp';
 import { z } from 'zod';
 import { Digest, ImageRow, type Label } from '../domain/contracts/common.js';
 import { ChallengeRow, type JobInput } from '../domain/contracts/jobs.js';
+import { figures, type Figure, type FigureRow } from '../domain/figures.js';
 import { decideLabels as decide } from '../domain/consensus.js';
 import { hardness, rankHardCases, type HardCase } from '../domain/hardness.js';
 import { assertNoLeak, inherit } from '../domain/provenance.js';
@@ -30,6 +31,8 @@ export interface HardCasesFound {
   fromTraffic: number;
   hardest: { digest: Digest; hardness: number; why: string }[];
   considered: { truth: number; traffic: number };
+  /** accuracy on labelled photographs by voters that never saw their clip: what a new camera or city may bring */
+  unseen: Figure[];
 }
 
 export function miningActivities(deps: ActivityDeps) {
@@ -82,7 +85,15 @@ export function miningActivities(deps: ActivityDeps) {
         cases.push({ digest: row.image, ...seen });
       }
       const photographs = new Map((await catalog.images({ pools: ['train'] })).map((r) => [r.digest, r]));
-      const oof = (await objects.getJsonl(input.outOfFold, (r) => VoteRow.parse(r))).filter((r) => !earlier.has(r.digest));
+      const unseen: FigureRow[] = [];
+      const votes = await objects.getJsonl(input.outOfFold, (r) => VoteRow.parse(r));
+      for (const row of votes) {
+        const photograph = photographs.get(row.digest);
+        if (!photograph || photograph.label === null) continue;
+        const prediction = row.votes.reduce((sum, v) => sum + v.p, 0) / row.votes.length;
+        unseen.push({ label: photograph.label, prediction, group: photograph.group, source: photograph.source });
+      }
+      const oof = votes.filter((r) => !earlier.has(r.digest));
       for (const row of oof) {
         const label = photographs.get(row.digest)?.label ?? null;
         const prediction = round(row.votes.reduce((sum, v) => sum + v.p, 0) / row.votes.length);
@@ -113,6 +124,7 @@ export function miningActivities(deps: ActivityDeps) {
         fromTraffic: hardTraffic.length,
         hardest: ranked.slice(0, 5).map((c) => ({ digest: c.digest, hardness: c.hardness, why: whyHard(c) })),
         considered: { truth: oof.length, traffic: traffic.length },
+        unseen: figures(unseen, deps.config.seed),
       };
     },
 

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Digest, type ImageRow, Label, TruthKind } from '../domain/contracts/common.js';
 import { ChallengeRow, type TrainInput } from '../domain/contracts/jobs.js';
 import { BadInputError } from '../domain/errors.js';
+import { figures } from '../domain/figures.js';
 import { metricsOf } from '../domain/metrics.js';
 import { judge, type PairedRow } from '../domain/verdict.js';
 import { materialise, loadBundle } from '../platform/inference/bundle.js';
@@ -118,11 +119,12 @@ export function modelActivities(deps: ActivityDeps) {
       const of = new Map(made.map((p) => [p.digest, p]));
       const labelled = rows.flatMap((r) => {
         const p = of.get(r.digest);
-        return r.label === null || !p ? [] : [{ label: r.label, prediction: p.prediction }];
+        return r.label === null || !p ? [] : [{ label: r.label, prediction: p.prediction, group: r.group, source: r.source }];
       });
       return {
         predictions: await objects.putJsonl(made.map((p) => PredictionRow.parse(p))),
         metrics: labelled.length > 0 ? metricsOf(labelled) : null,
+        figures: figures(labelled, deps.config.seed),
         n: rows.length,
         failed: rows.filter((r) => !of.has(r.digest)).length,
         p99Ms: quantile(

@@ -135,14 +135,26 @@ export function trafficActivities(deps: ActivityDeps) {
     let added = 0;
     const offsets = await catalog.journalOffsets();
     for (const part of await readJournal(home.journal, offsets)) {
+      const kept: typeof part.records = [];
       for (const record of part.records) {
         if (!(await objects.has(record.image))) {
-          await objects.putFile(path.join(home.journal, 'images', record.image.slice(0, 2), record.image));
+          try {
+            await objects.putFile(path.join(home.journal, 'images', record.image.slice(0, 2), record.image));
+          } catch (error) {
+            if (!(error instanceof BadInputError)) throw error;
+            // The journal is bounded: its oldest images go, whether they were ingested or not. The answer itself is kept out, too.
+            deps.log.warn(
+              { image: record.image, segment: part.segment },
+              'journaled image is gone before it was ingested; its record is skipped',
+            );
+            continue;
+          }
         }
+        kept.push(record);
         beat();
       }
       for (const problem of part.problems) deps.log.warn({ segment: part.segment, ...problem }, 'journal line skipped');
-      added += (await catalog.addTraffic(part.records)).added;
+      added += (await catalog.addTraffic(kept)).added;
       await catalog.setJournalOffset(part.segment, part.nextOffset);
     }
     return added;

@@ -256,6 +256,7 @@ async function composeResult(
       const main = heldOut ?? challenges;
       return { id, metrics: { ...(main ?? { accuracy: 0, mcc: 0, brier: 1, n: 0 }), heldOut, challenges } };
     };
+    const figuresOf = (key: string, name: string) => (s[key] as Record<string, unknown> | undefined)?.[name] ?? [];
     const numbers = trial?.verdict ?? gate;
     const verdict = trial
       ? { decision: trial.decision, reason: trial.reason, predictedReward: numbers?.predictedReward ?? null }
@@ -276,6 +277,11 @@ async function composeResult(
       champion: model('champion'),
       candidate: model('candidate'),
       verdict,
+      figures: {
+        champion: figuresOf('champion', 'figures'),
+        candidate: figuresOf('candidate', 'figures'),
+        unseen: figuresOf('hardCases', 'unseen'),
+      },
       promoted: trial?.promoted ?? false,
       seconds: { ...(s['seconds'] as Record<string, number> | undefined), ...(trial ? { [TRIAL_STAGE]: trial.seconds } : {}) },
       miner: { url: services.miner?.url ?? null, hotkey: context.hotkey },

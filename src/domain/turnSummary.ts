@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { Metrics } from './contracts/common.js';
+import type { Figure } from './figures.js';
 
 /**
  * Metrics of one model through the production inference path. The top level repeats `heldOut` (the held-out photographs),
@@ -16,6 +17,16 @@ export const ModelFigures = z.object({
 export type ModelFigures = z.infer<typeof ModelFigures>;
 
 const count = z.number().int().min(0);
+
+/** One figure with its interval by group, see `figures`. */
+const FigureRow = z.object({
+  of: z.string(),
+  accuracy: z.number(),
+  ci95: z.tuple([z.number(), z.number()]),
+  n: z.number(),
+  groups: z.number(),
+  positives: z.number(),
+});
 
 export const TurnResult = z.object({
   turn: z.string(),
@@ -47,6 +58,8 @@ export const TurnResult = z.object({
     predictedReward: z.object({ champion: z.number(), candidate: z.number(), ci95: z.tuple([z.number(), z.number()]) }).nullable(),
   }),
   promoted: z.boolean(),
+  /** accuracy on the held-out images and, out of fold, on clips that the voters never saw: overall, by source, by group */
+  figures: z.object({ champion: z.array(FigureRow), candidate: z.array(FigureRow), unseen: z.array(FigureRow) }).optional(),
   /** wall-clock seconds by stage */
   seconds: z.record(z.string(), z.number().min(0)),
   miner: z.object({ url: z.string().nullable(), hotkey: z.string() }),
@@ -161,6 +174,17 @@ export function renderSummary(result: TurnResult, extra: SummaryExtra = {}): str
   for (const cells of table)
     lines.push(`  ${cells.map((c, i) => (i < 2 ? c.padEnd(widths[i] ?? 0) : c.padStart(widths[i] ?? 0))).join('  ')}`.trimEnd());
   lines.push('');
+  const told = (name: string, list: readonly Figure[] | undefined): void => {
+    if (!list?.length) return;
+    row(
+      name,
+      list.map((f) => `${f.of} ${percent(f.accuracy)} (${percent(f.ci95[0])} to ${percent(f.ci95[1])}, ${f.groups} groups)`).join('; '),
+    );
+  };
+  told('champion', result.figures?.champion);
+  told('candidate', result.figures?.candidate);
+  told('never seen', result.figures?.unseen);
+  if (result.figures?.champion.length) lines.push('');
   const { verdict } = result;
   row('verdict', `${verdict.decision.toUpperCase()}${extra.trialSimulated ? ' (trial on simulated traffic)' : ''}: ${verdict.reason}`);
   // A verdict that was reached on figures names them itself.

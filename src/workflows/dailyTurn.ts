@@ -271,8 +271,18 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
       },
     ]);
     await record({
-      champion: { ...parent, heldOut: evidence[0]!.heldOut.metrics, challenges: evidence[0]!.challenges.metrics },
-      candidate: { ...candidate, heldOut: evidence[1]!.heldOut.metrics, challenges: evidence[1]!.challenges.metrics },
+      champion: {
+        ...parent,
+        figures: evidence[0]!.heldOut.figures,
+        heldOut: evidence[0]!.heldOut.metrics,
+        challenges: evidence[0]!.challenges.metrics,
+      },
+      candidate: {
+        ...candidate,
+        figures: evidence[1]!.heldOut.figures,
+        heldOut: evidence[1]!.heldOut.metrics,
+        challenges: evidence[1]!.challenges.metrics,
+      },
       gate: verdict,
     });
     return verdict;
@@ -304,7 +314,7 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
           { turn, bundle: parent.bundle, manifest: manifests.test },
         ]),
       );
-      await record({ champion: { ...parent, heldOut: heldOut.metrics, challenges: null } });
+      await record({ champion: { ...parent, figures: heldOut.figures, heldOut: heldOut.metrics, challenges: null } });
     }
     progress.stage = 'done';
     setCurrentDetails(why ?? (made ? `candidate ${made.id}` : 'done'));

@@ -1,6 +1,7 @@
 /** Inputs, results and messages of the workflows. Small by contract: ids, digests, numbers. */
 import type { Digest, Metrics } from '../domain/contracts/common.js';
 import type { ChampionPointer } from '../domain/contracts/miner.js';
+import type { Figure } from '../domain/figures.js';
 import type { JobKind } from '../domain/contracts/jobs.js';
 
 /** Queue of everything but GPU work's watchers; one worker process serves it in the embedded set-up. */
@@ -184,6 +185,8 @@ export interface Evaluation {
   predictions: Digest;
   /** null where no row has a label */
   metrics: Metrics | null;
+  /** accuracy overall and by source, with intervals by group; empty where no row has a label */
+  figures: Figure[];
   n: number;
   failed: number;
   p99Ms: number;

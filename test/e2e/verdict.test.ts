@@ -186,7 +186,11 @@ describe('verdicts on rendered scenes', () => {
   ): Promise<LifecycleState> {
     for (;;) {
       const { state } = await handle.query(lifecycleStatus);
-      if (state.decided.some((d) => d.model === model) || (state.trial?.message.model.id === model && state.trial.last?.decision === 'continue')) return state;
+      if (
+        state.decided.some((d) => d.model === model) ||
+        (state.trial?.message.model.id === model && state.trial.last?.decision === 'continue')
+      )
+        return state;
       await sleep(300);
     }
   }
@@ -213,7 +217,10 @@ describe('verdicts on rendered scenes', () => {
 
     await offer(good, false);
     const promoted = await stateAfterTrial(owner, 'good');
-    expect(promoted.decided[0], JSON.stringify([promoted.decided[0], promoted.trial?.last])).toMatchObject({ model: 'good', decision: 'promote' });
+    expect(promoted.decided[0], JSON.stringify([promoted.decided[0], promoted.trial?.last])).toMatchObject({
+      model: 'good',
+      decision: 'promote',
+    });
     expect(promoted.champion?.model.id).toBe('good');
     await expect.poll(() => miner.status().serving?.digest, { timeout: 60_000 }).toBe(good.bundle);
     const trial = (await catalog.trials(hotkey.address)).find((t) => t.candidate === good.bundle);

@@ -128,6 +128,7 @@ describe('dailyTurn', () => {
       fromTraffic: 0,
       hardest: [],
       considered: { truth: 6, traffic: 10 },
+      unseen: [],
     };
     const played = play({ planTurn: async () => plan, mineHardCases: async () => few });
     const { outcome } = await turn(played);

@@ -60,7 +60,14 @@ const outputs: Record<string, Record<string, unknown>> = {
 export function play(overrides: Partial<Activities> = {}): Played {
   const calls: Played['calls'] = [];
   let models = 0;
-  const evaluation = { predictions: hex(20), metrics: { accuracy: 0.9, mcc: 0.8, brier: 0.1, n: 10 }, n: 10, failed: 0, p99Ms: 10 };
+  const evaluation = {
+    predictions: hex(20),
+    metrics: { accuracy: 0.9, mcc: 0.8, brier: 0.1, n: 10 },
+    n: 10,
+    failed: 0,
+    p99Ms: 10,
+    figures: [],
+  };
   const summary = {
     train: 6,
     calibrate: 1,
@@ -170,6 +177,7 @@ export function play(overrides: Partial<Activities> = {}): Played {
       fromTraffic: 6,
       hardest: [],
       considered: { truth: 6, traffic: 10 },
+      unseen: [],
     }),
     registerSynthetic: async () => ({ added: 8, known: 0 }),
     labelCandidates: async () => ({ manifest: hex(17), count: 8 }),
