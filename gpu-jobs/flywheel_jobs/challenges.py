@@ -20,9 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as tvf
 
+from ._light import InterpolationMode, tvf
 from .errors import BadInput
 
 if TYPE_CHECKING:

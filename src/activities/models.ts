@@ -22,6 +22,8 @@ export const PredictionRow = z.object({
   ms: z.number(),
 });
 
+/** Bundles whose predictions are kept in memory: champion, candidate, and one each before them. */
+const BUNDLES_REMEMBERED = 4;
 /** Above the limit a candidate may be this much slower than the champion at the same time on the same machine. */
 const BUSY_ALLOWANCE = 1.2;
 
@@ -42,12 +44,17 @@ export interface ShadowEvidence extends ShadowStatistics {
 export function modelActivities(deps: ActivityDeps) {
   const { catalog, objects, home } = deps;
 
+  /** A bundle and an image never change, so what one says of the other need not be asked twice. */
+  const remembered = new Map<Digest, Map<Digest, z.infer<typeof PredictionRow>>>();
+
   /** Predictions of a bundle over a list of images, in its own process, with the miner's own code. */
   async function predictions(turn: string, bundle: Digest, digests: Digest[]): Promise<z.infer<typeof PredictionRow>[]> {
     const beat = beating();
     const bundleDir = path.join(home.bundles, bundle);
     await materialise(objects, bundle, bundleDir);
     const unique = [...new Set(digests)];
+    const known = remembered.get(bundle) ?? new Map<Digest, z.infer<typeof PredictionRow>>();
+    const fresh = unique.filter((digest) => !known.has(digest));
     const abort = new AbortController();
     const ticking = setInterval(() => {
       try {
@@ -57,13 +64,21 @@ export function modelActivities(deps: ActivityDeps) {
       }
     }, 2000);
     try {
-      return await evaluate({
+      const made = await evaluate({
         bundleDir,
-        images: unique.map((digest) => ({ digest, path: objects.path(digest) })),
+        images: fresh.map((digest) => ({ digest, path: objects.path(digest) })),
         threads: deps.threads,
         signal: abort.signal,
         onProgress: (done, total) => beat({ turn, what: 'evaluating', done, total, unit: 'images' }),
       });
+      for (const row of made) known.set(row.digest, row);
+      remembered.delete(bundle);
+      remembered.set(bundle, known);
+      for (const oldest of remembered.keys()) {
+        if (remembered.size <= BUNDLES_REMEMBERED) break;
+        remembered.delete(oldest);
+      }
+      return unique.flatMap((digest) => known.get(digest) ?? []);
     } finally {
       clearInterval(ticking);
     }

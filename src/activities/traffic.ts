@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ApplicationFailure } from '@temporalio/activity';
 import { ChallengeRow } from '../domain/contracts/jobs.js';
 import type { Digest } from '../domain/contracts/common.js';
+import { BadInputError } from '../domain/errors.js';
 import { type ShadowOrder } from '../domain/contracts/miner.js';
 import { readJournal } from '../platform/journal.js';
 import { writeFileAtomic } from '../platform/fsutil.js';
