@@ -115,15 +115,17 @@ async function watchTurn(context: TurnContext, handle: WorkflowHandle<typeof dai
     context.signal.throwIfAborted();
     try {
       const progress = await handle.query(turnProgress);
-      const beat = await latestBeat(context.client, progress.child ?? handle.workflowId);
-      context.onProgress({
-        stage: progress.stage,
-        seconds: progress.seconds,
-        what: beat?.what ?? '',
-        done: beat?.done ?? 0,
-        total: beat?.total ?? 0,
-        unit: beat?.unit ?? '',
-      });
+      // At its very end a turn names no stage.
+      const beat = progress.stage === 'done' ? null : await latestBeat(context.client, progress.child ?? handle.workflowId);
+      if (progress.stage !== 'done')
+        context.onProgress({
+          stage: progress.stage,
+          seconds: progress.seconds,
+          what: beat?.what ?? '',
+          done: beat?.done ?? 0,
+          total: beat?.total ?? 0,
+          unit: beat?.unit ?? '',
+        });
     } catch {
       // Only the view is behind: a worker that restarts answers the next one. The turn's own failure comes by its result.
     }

@@ -5,13 +5,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import {
-  WorkflowIdConflictPolicy,
-  ScheduleOverlapPolicy,
-  ScheduleAlreadyRunning,
-  ScheduleNotFoundError,
-  type Client,
-} from '@temporalio/client';
+import { WorkflowIdConflictPolicy, ScheduleOverlapPolicy, ScheduleAlreadyRunning, type Client } from '@temporalio/client';
 import { DefaultLogger, Runtime, Worker } from '@temporalio/worker';
 import type { Logger } from 'pino';
 import { createActivities, type ActivityDeps } from '../activities/index.js';
@@ -266,8 +260,8 @@ async function ensureLifecycle(client: Client, catalog: Catalog, options: Worker
   });
 }
 
-/** The daily turn; one at a time: a turn that runs long is not overtaken. */
-async function ensureSchedule(client: Client, options: WorkerOptions): Promise<void> {
+/** The daily turn as a Schedule; one at a time: a turn that runs long is not overtaken. */
+export async function ensureSchedule(client: Client, options: Pick<WorkerOptions, 'config' | 'hotkey'>): Promise<void> {
   const { config, hotkey } = options;
   const spec = {
     cronExpressions: [config.schedule.cron],
@@ -290,5 +284,3 @@ async function ensureSchedule(client: Client, options: WorkerOptions): Promise<v
     await client.schedule.getHandle(scheduleId_).update((previous) => ({ ...previous, spec, policies, action: previous.action }));
   }
 }
-
-export { ScheduleNotFoundError };
