@@ -107,9 +107,9 @@ export function createProgram(): Command {
 
   common(program.command('simulate'))
     .description('send challenges of the built-in validator to the running miner, and score it')
-    .option('--count <n>', 'challenges (default: as configured for a turn)', positive)
+    .option('--challenges <n>', 'challenges (default: as configured for a turn)', positive)
     .option('--seed <n>', 'the same seed and data give the same challenges (default: a random one, printed)', positive)
-    .action(async (options: CommonOptions & { count?: number; seed?: number }) =>
+    .action(async (options: CommonOptions & { challenges?: number; seed?: number }) =>
       (await import('./simulateCommand.js')).simulateCommand(createContext(options, 'cli'), options),
     );
 

@@ -20,11 +20,11 @@ import { TASK_QUEUE } from '../workflows/types.js';
 import type { CommandContext } from './context.js';
 
 /** @throws ServiceUnavailableError when no miner runs; BadInputError when there is nothing to draw from */
-export async function simulateCommand(context: CommandContext, options: { count?: number; seed?: number }): Promise<void> {
+export async function simulateCommand(context: CommandContext, options: { challenges?: number; seed?: number }): Promise<void> {
   const { paths, config, progress } = context;
   const { miner } = readServices(paths);
   if (miner === null) throw new ServiceUnavailableError(`No miner runs on ${paths.root}. Start one with \`flywheel up\`.`);
-  const count = options.count ?? config.traffic.challenges;
+  const count = options.challenges ?? config.traffic.challenges;
   const seed = options.seed ?? randomInt(2 ** 31);
   const objects = new FileObjectStore(paths.objects);
   const set = await drawChallenges(context, objects, count, seed);

@@ -9,6 +9,8 @@ import type { lifecycle } from '../workflows/index.js';
 import type { LifecycleStatus } from '../workflows/types.js';
 import type { CommandContext } from './context.js';
 
+/** Last words on candidates that are shown; all of them are in the catalog. */
+const DECISIONS_SHOWN = 3;
 /** The lifecycle's answer must not keep the operator waiting when no worker runs. */
 const QUERY_WITHIN_MS = 5_000;
 
@@ -98,6 +100,8 @@ function render(status: Status): string {
     lines.push(
       `Trial     ${trial.message.model.id}${trial.message.simulated ? ' (simulated traffic)' : ''}, ${trial.looks} looks${trial.last === null ? '' : `: ${trial.last.decision}, ${trial.last.reason}`}`,
     );
+  for (const d of (status.lifecycle?.state.decided ?? []).slice(0, DECISIONS_SHOWN))
+    lines.push(`Decided   ${d.model}: ${d.decision}, ${new Date(d.at).toISOString().slice(0, 16).replace('T', ' ')}; ${d.reason}`);
   for (const text of status.troubles) lines.push(`!         ${text}`);
   return lines.join('\n');
 }

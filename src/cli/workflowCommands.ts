@@ -1,6 +1,8 @@
 /** Commands that are a word to the workflows of a running flywheel. */
 import { randomUUID } from 'node:crypto';
 import type { Client } from '@temporalio/client';
+import { BadInputError } from '../domain/errors.js';
+import { openCatalogReadOnly } from '../platform/catalog/index.js';
 import { connectTemporal, locateTemporal, type TemporalAddress } from '../platform/temporal/server.js';
 import { TASK_QUEUE } from '../workflows/types.js';
 import type { importImages } from '../workflows/index.js';
@@ -33,11 +35,24 @@ export async function turnCommand(context: CommandContext): Promise<void> {
 }
 
 async function decide(context: CommandContext, verb: 'promote' | 'reject' | 'rollback', model: string | null): Promise<void> {
+  if (model !== null) await refuseUnknown(context, model);
   await withClient(context, async (client, _temporal, hotkey) => {
     const id = await command(client, hotkey, verb, model);
     await context.print(`Accepted: ${verb}${model === null ? '' : ` ${model}`} (${id}). See \`flywheel status\`.`);
     await context.result({ accepted: verb, model, id });
   });
+}
+
+/** A name that the catalog does not know is refused at once, with the names it knows. */
+async function refuseUnknown(context: CommandContext, model: string): Promise<void> {
+  const catalog = await openCatalogReadOnly(context.paths.catalog);
+  try {
+    if ((await catalog.model(model)) !== null) return;
+    const known = (await catalog.models()).map((m) => `${m.id} (${m.status})`);
+    throw new BadInputError(`No model "${model}". Nothing was changed. Known: ${known.length > 0 ? known.join(', ') : 'none yet'}.`);
+  } finally {
+    await catalog.close();
+  }
 }
 
 /** `flywheel promote MODEL` */

@@ -4,7 +4,7 @@ import type { WorkflowHandle } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { dailyTurn, lifecycle } from '../../src/workflows/index.js';
 import { lifecycleStatus } from '../../src/workflows/messages.js';
-import type { TurnInput, TurnPlan } from '../../src/workflows/types.js';
+import type { TurnInput, TurnOutcome, TurnPlan } from '../../src/workflows/types.js';
 import { createTimeSkippingEnv } from '../support/temporal.js';
 import { hex, play, verdict, withWorker, type Played } from './support.js';
 
@@ -69,6 +69,19 @@ describe('dailyTurn', () => {
           args: [{ hotkey, data: null, simulated: true, ...options.input }],
         });
         const outcome = await handle.result().catch((error: unknown) => error);
+        // What was handed over is on its way when the turn has ended.
+        const handedOver = (outcome as TurnOutcome).candidate && (outcome as TurnOutcome).gate?.decision !== 'keep';
+        if (handedOver) {
+          await expect
+            .poll(
+              async () => {
+                const { state } = await owner.query(lifecycleStatus);
+                return state.trial !== null || state.decided.length > (options.champion === false ? 1 : 0);
+              },
+              { timeout: 10_000 },
+            )
+            .toBe(true);
+        }
         return { outcome, owner, status: await owner.query(lifecycleStatus), hotkey };
       } finally {
         await owner.terminate('the test is over').catch(() => undefined);

@@ -1,5 +1,6 @@
 /** Runs the listener workflow under a lifecycle's id while `body` runs. */
 import { fileURLToPath } from 'node:url';
+import { WorkflowNotFoundError } from '@temporalio/client';
 import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { bundleWorkflowCode, Worker, type WorkflowBundleWithSourceMap } from '@temporalio/worker';
 import type { TrialReport } from '../../src/workflows/types.js';
@@ -24,7 +25,10 @@ export async function listen<T>(
     try {
       return await body(() => handle.query(reportsQuery));
     } finally {
-      await handle.terminate('the test is over');
+      // Skipped time may have gone past the server's own limit for a run that waits for ever.
+      await handle.terminate('the test is over').catch((error: unknown) => {
+        if (!(error instanceof WorkflowNotFoundError)) throw error;
+      });
     }
   });
 }

@@ -45,12 +45,15 @@ describe('shadowTrial', () => {
       withWorker(env, played, async (taskQueue) => {
         const outcome = await env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] });
         expect(outcome).toMatchObject({ decision: 'promote', looks: 4 });
-        expect((await reports()).map((r) => [r.looks, r.final])).toEqual([
-          [1, false],
-          [2, false],
-          [3, false],
-          [4, true],
-        ]);
+        // The last report is on its way when the trial has ended.
+        await expect
+          .poll(async () => (await reports()).map((r) => [r.looks, r.final]), { timeout: 10_000 })
+          .toEqual([
+            [1, false],
+            [2, false],
+            [3, false],
+            [4, true],
+          ]);
       }),
     );
     expect((await env.currentTimeMs()) - started).toBeGreaterThanOrEqual(3 * HOUR * 1000);
@@ -110,7 +113,7 @@ describe('shadowTrial', () => {
     await listen(env, order.hotkey, async (reports) =>
       withWorker(env, played, async (taskQueue) => {
         await expect(env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] })).rejects.toThrow();
-        expect(await reports()).toMatchObject([{ final: true, failure: 'bundle is corrupt' }]);
+        await expect.poll(reports, { timeout: 10_000 }).toMatchObject([{ final: true, failure: 'bundle is corrupt' }]);
       }),
     );
   });
