@@ -111,6 +111,15 @@ export const FlywheelConfig = z
       threads: z.number().int().min(0),
       journalMaxBytes: z.number().positive(),
     }),
+    /** the subtensor that `--metagraph chain` reads and advertises to */
+    chain: z
+      .object({
+        /** `wss://` or `ws://` address of a node; FLYWHEEL_CHAIN_ENDPOINT overrides it */
+        endpoint: z.string().regex(/^wss?:\/\/[^\s]+$/, 'expected ws:// or wss:// and a host'),
+        /** time between two readings of the metagraph, s; a block takes 12 */
+        refreshSeconds: z.number().min(12),
+      })
+      .default({ endpoint: 'wss://entrypoint-finney.opentensor.ai:443', refreshSeconds: 300 }),
     gpu: z.object({
       backend: z.literal('local'),
       /** compute threads of a local job; 0: all cores but one, at least 1 */
