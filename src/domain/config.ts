@@ -109,6 +109,12 @@ export const FlywheelConfig = z
       processes: z.number().int().min(0),
       /** threads a process; 0: derived */
       threads: z.number().int().min(0),
+      /** execution providers in the order of preference; those that are not there are passed over, `cpu` is always the last resort */
+      providers: z.array(z.enum(['tensorrt', 'cuda', 'cpu'])).default(['tensorrt', 'cuda', 'cpu']),
+      /** keep the previous champion loaded when memory allows, so that a rollback is immediate */
+      keepPrevious: z.boolean().default(true),
+      /** an answer should not take longer than this because of test-time augmentation or waiting for company in a batch, ms */
+      latencyBudgetMs: z.number().positive().default(300),
       journalMaxBytes: z.number().positive(),
     }),
     /** the subtensor that `--metagraph chain` reads and advertises to */

@@ -40,6 +40,8 @@ export const Bundle = z.object({
   name: z.string(),
   members: z.array(BundleMember).min(1),
   calibration: Calibration,
+  /** test-time augmentation while the latency budget allows; absent: none. `flip`: each member also sees the mirrored image, its two probabilities are averaged */
+  tta: z.object({ flip: z.boolean() }).optional(),
   training: z.object({
     snapshot: Digest,
     /** the `trained` object, from which an incremental retrain goes on */

@@ -16,6 +16,8 @@ export const ShadowOrder = z.object({
   digest: Digest,
   /** share of requests that also run on the candidate, chosen by hash of the request, [0, 1] */
   share: z.number().min(0).max(1),
+  /** share of requests that the candidate *answers* (canary), chosen by hash likewise, [0, 1]; absent: none */
+  canary: z.number().min(0).max(1).optional(),
 });
 export type ShadowOrder = z.infer<typeof ShadowOrder>;
 
@@ -59,6 +61,8 @@ export const MinerStatus = z.object({
   shadow: ShadowOrder.nullable(),
   /** shadow candidate loaded and answering */
   shadowReady: z.boolean(),
+  /** the previous champion, kept loaded so that a rollback is immediate; null when none is */
+  warm: Digest.nullable().optional(),
   /** last reason a pointer or shadow order was refused, null when none */
   refused: z.string().nullable(),
   answered: z.number().int(),
