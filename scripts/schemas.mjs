@@ -18,6 +18,7 @@ if (!existsSync(join(contracts, 'jobs.js'))) {
   process.exit(2);
 }
 const load = (name) => import(pathToFileURL(join(contracts, name)).href);
+const { PROFILES } = await import(pathToFileURL(join(root, 'dist', 'domain', 'profiles', 'index.js')).href);
 const [jobs, common, bundle] = await Promise.all([load('jobs.js'), load('common.js'), load('bundle.js')]);
 
 const schemas = {
@@ -36,6 +37,8 @@ for (const [name, { input, output }] of Object.entries(jobs.JOBS)) {
 /** What the writer of a document may leave out (defaults) is optional: `io: 'input'`. */
 const render = (schema) => `${JSON.stringify(z.toJSONSchema(schema, { io: 'input', target: 'draft-2020-12' }), null, 2)}\n`;
 const wanted = new Map(Object.entries(schemas).map(([name, schema]) => [`${name}.json`, render(schema)]));
+// The rules of the validators that the jobs draw challenges by: data, not a schema, but written once all the same.
+wanted.set('profiles.json', `${JSON.stringify(PROFILES, null, 2)}\n`);
 
 mkdirSync(target, { recursive: true });
 const present = readdirSync(target).filter((file) => file.endsWith('.json'));

@@ -1,18 +1,22 @@
-"""Challenge images of validator profile `2026-01`: the job `challenges` and the augmentation behind it.
+"""Challenge images as a validator profile has them made: the job `challenges` and the augmentation behind it.
 
 The distortions are those of the subnet's validator (after DeeperForensics-1.0), quirks included: every distortion takes
 and gives 8-bit pixels, its colour arithmetic runs on a video-range YCbCr whose chroma is centred on 0.5, and values are
-cut off, not rounded. What the miner is asked is what this module makes: a 224 x 224 JPEG of quality 75.
-No training and no synthesis here.
+cut off, not rounded. What the miner is asked is what this module makes: a JPEG of quality 75, 224 x 224 or of the source's
+own size. The profiles' figures are in `schema/profiles.json`, written from `src/domain/profiles`: nothing of them is
+repeated here. No training and no synthesis here.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -31,32 +35,69 @@ Pixels = NDArray[np.uint8]
 """height x width x 3, RGB"""
 Row = dict[str, Any]
 
-SIDE: Final = 224
-"""side of a challenge image, pixels"""
-JPEG_QUALITY: Final = 75
-"""Pillow's default, which the validator uses"""
-MAX_ROTATION: Final = 20.0
-"""degrees, either way"""
-CROP_AREA: Final = (0.2, 1.0)
-"""share of the image's area a crop covers"""
 CROP_MARGIN: Final = 10
 """pixels kept beyond a mask centre when the crop is shifted to hold it"""
+BENCHMARK: Final = "benchmark"
+"""rows whose source begins so are benchmark tasks"""
 
-PARAMETERS: Final[dict[str, tuple[float, ...]]] = {
-    "CS": (0.4, 0.3, 0.2, 0.1, 0.0),
-    "CC": (0.85, 0.725, 0.6, 0.475, 0.35),
-    "JPEG": (2, 3, 4, 5, 6),
-    "GNC": (0.001, 0.002, 0.005, 0.01, 0.05),
-    "GB": (7, 9, 13, 17, 21),
-}
+
+@dataclass(frozen=True)
+class Level:
+    """What a challenge of one level goes through: `highest` is the top level each distortion may draw (0 is none)."""
+
+    number: int
+    probability: float
+    geometry: str
+    distortions: tuple[str, ...]
+    highest: int
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The drawing rules of one profile. `kinds`: share of each kind of source; `side` None: images keep their size."""
+
+    name: str
+    positive: float
+    kinds: dict[str, float]
+    side: int | None
+    quality: int
+    rotation: float
+    crop_area: tuple[float, float]
+    levels: tuple[Level, ...]
+    parameters: dict[str, tuple[float, ...]]
+
+
+@cache
+def rules_of(name: str) -> Rules:
+    """The profile of that name. Raises BadInput naming the profiles there are."""
+    known = json.loads(resources.files(__package__).joinpath("schema", "profiles.json").read_text(encoding="utf-8"))
+    if name not in known:
+        raise BadInput(f"unknown validator profile {name!r}; this version knows {', '.join(known)}.")
+    draw, image = known[name]["draw"], known[name]["image"]
+    sources = draw["sources"]
+    return Rules(
+        name=name,
+        positive=draw["positiveShare"],
+        kinds={
+            "real": sources["real"],
+            "synthetic": sources["textToImage"] + sources["imageToImage"],
+            "benchmark": sources["benchmark"],
+        },
+        side=image["side"],
+        quality=image["jpegQuality"],
+        rotation=image["maxRotationDegrees"],
+        crop_area=(image["cropArea"][0], image["cropArea"][1]),
+        levels=tuple(
+            Level(x["level"], x["probability"], x["geometry"], tuple(x["distortions"]), x["maxDistortionLevel"]) for x in image["levels"]
+        ),
+        parameters={x["name"]: tuple(x["parameters"]) for x in image["distortions"]},
+    )
+
+
+STANDARD: Final = rules_of("2026-01")
+"""the profile whose augmentation serves for training and for measuring instability, too"""
+PARAMETERS: Final = STANDARD.parameters
 """parameter of each distortion by its level 1..5, mildest first"""
-DISTORTIONS: Final[dict[int, tuple[tuple[str, ...], int]]] = {
-    0: ((), 0),
-    1: ((), 0),
-    2: (("CS", "CC", "JPEG"), 1),
-    3: (("CS", "CC", "JPEG", "GNC", "GB"), 2),
-}
-"""for each challenge level: the distortions in order, and the highest level each may draw (0 is none)"""
 
 
 def saturation(image: Pixels, factor: float) -> Pixels:
@@ -106,13 +147,15 @@ def distort(image: Pixels, name: str, level: int, rng: np.random.Generator) -> P
     return gaussian_blur(image, int(parameter))
 
 
-def crop_box(width: int, height: int, rng: np.random.Generator, centre: tuple[int, int] | None = None) -> tuple[int, int, int]:
+def crop_box(
+    width: int, height: int, rng: np.random.Generator, centre: tuple[int, int] | None = None, area: tuple[float, float] = STANDARD.crop_area
+) -> tuple[int, int, int]:
     """A square crop (top, left, side) covering a uniform share of the area, as torchvision's RandomResizedCrop with ratio 1.
 
     Ten draws that do not fit fall back to the centre square. With a mask `centre` (x, y) the crop is shifted to hold it.
     """
     for _ in range(10):
-        side = round(math.sqrt(width * height * rng.uniform(*CROP_AREA)))
+        side = round(math.sqrt(width * height * rng.uniform(*area)))
         if 0 < side <= width and side <= height:
             top, left = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
             break
@@ -130,32 +173,36 @@ def augment(
     rng: np.random.Generator,
     flips: bool = False,
     centre: tuple[int, int] | None = None,
+    rules: Rules = STANDARD,
 ) -> Pixels:
-    """The challenge view of an image at level 0 to 3, as 224 x 224 x 3 RGB before JPEG.
+    """The challenge view of an image at a level of the profile, as height x width x 3 RGB before JPEG.
 
-    Level 0 is a centre crop; level 1 rotation and random resized crop; 2 and 3 add distortions. `flips`: horizontal and
-    vertical flips stand in the validator's code but never fire (their stored parameters start empty), so off is faithful.
+    In `2026-01` all are 224 x 224: level 0 is a centre crop; level 1 rotation and random resized crop; 2 and 3 add
+    distortions. `flips`: horizontal and vertical flips stand in the validator's code but never fire (their stored
+    parameters start empty), so off is faithful.
     """
     picture = (image if isinstance(image, Image.Image) else Image.fromarray(image)).convert("RGB")
-    if level == 0:
+    rule = next(one for one in rules.levels if one.number == level)
+    if rule.geometry == "none" or rules.side is None:
+        return np.asarray(picture, np.uint8)
+    if rule.geometry == "centre-crop":
         square = tvf.center_crop(picture, [min(picture.size)])
-        return np.asarray(tvf.resize(square, [SIDE], InterpolationMode.BILINEAR), np.uint8)
-    names, highest = DISTORTIONS[level]
-    tensor = tvf.rotate(tvf.to_tensor(picture), float(rng.uniform(-MAX_ROTATION, MAX_ROTATION)), InterpolationMode.BILINEAR)
-    top, left, side = crop_box(picture.width, picture.height, rng, centre)
-    tensor = tvf.resized_crop(tensor, top, left, side, side, [SIDE, SIDE], InterpolationMode.BILINEAR, antialias=True)
+        return np.asarray(tvf.resize(square, [rules.side], InterpolationMode.BILINEAR), np.uint8)
+    tensor = tvf.rotate(tvf.to_tensor(picture), float(rng.uniform(-rules.rotation, rules.rotation)), InterpolationMode.BILINEAR)
+    top, left, side = crop_box(picture.width, picture.height, rng, centre, rules.crop_area)
+    tensor = tvf.resized_crop(tensor, top, left, side, side, [rules.side, rules.side], InterpolationMode.BILINEAR, antialias=True)
     if flips:
         if rng.random() < 0.5:
             tensor = tvf.hflip(tensor)
         if rng.random() < 0.5:
             tensor = tvf.vflip(tensor)
     pixels = np.ascontiguousarray((tensor.clamp(0, 1) * 255).byte().permute(1, 2, 0).numpy())
-    for name in names:
-        pixels = distort(pixels, name, int(rng.integers(0, highest + 1)), rng)
+    for name in rule.distortions:
+        pixels = distort(pixels, name, int(rng.integers(0, rule.highest + 1)), rng)
     return pixels
 
 
-def encode(pixels: Pixels, quality: int = JPEG_QUALITY) -> bytes:
+def encode(pixels: Pixels, quality: int = STANDARD.quality) -> bytes:
     """Pillow JPEG bytes."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
@@ -179,14 +226,15 @@ def run(ctx: JobContext, job_input: Row) -> Row:
     rows = ctx.objects.get_jsonl(job_input["manifest"])
     mode, count, seed = job_input["mode"], int(job_input["count"]), int(job_input["seed"])
     flips = bool(job_input.get("flips", False))
-    if job_input.get("profile") != "2026-01":
-        raise BadInput(f"unknown validator profile {job_input.get('profile')!r}; this version knows 2026-01.")
+    rules = rules_of(str(job_input.get("profile")))
     if not rows:
         raise BadInput(f"manifest {job_input['manifest']} holds no image: there is nothing to make challenges from.")
-    strata = _strata(rows) if mode == "draw" else {}
+    strata = _strata(rows, rules) if mode == "draw" else {}
     total = count if mode == "draw" else count * len(rows)
     made: list[Row] = []
     levels: Counter[int] = Counter()
+    kinds: Counter[str] = Counter()
+    probabilities = np.cumsum([level.probability for level in rules.levels])
 
     @lru_cache(maxsize=2 * max(1, ctx.threads))
     def pixels_of(digest: str) -> Pixels:
@@ -195,13 +243,16 @@ def run(ctx: JobContext, job_input: Row) -> Row:
     def make(index: int) -> Row:
         rng = np.random.default_rng(np.random.SeedSequence((seed, index)))
         if mode == "draw":
-            row = _draw(strata, rng)
-            level = int(rng.integers(0, 4))
+            row = _draw(strata, rng, rules)
+            level = rules.levels[_pick(probabilities, rng)].number
+            view = augment(pixels_of(row["digest"]), level, rng, flips, rules=rules)
         else:
+            # instability is measured under the one augmentation that there is, whatever the profile sends
             row = rows[index // count]
             level = 1 + index % count % 3
+            view = augment(pixels_of(row["digest"]), level, rng, flips)
         return {
-            "digest": ctx.objects.put(encode(augment(pixels_of(row["digest"]), level, rng, flips))),
+            "digest": ctx.objects.put(encode(view, rules.quality)),
             "label": row["label"],
             "parent": row["digest"],
             "group": row["group"],
@@ -210,12 +261,15 @@ def run(ctx: JobContext, job_input: Row) -> Row:
             "truth": row["truth"],
             "level": level,
             "synthetic": row.get("provider") is not None,
+            "provider": row.get("provider"),
+            "kind": _kind(row),
         }
 
     # Every image has a random stream of its own, so the order of the work does not matter; map keeps that of the rows.
     with ThreadPoolExecutor(max(1, ctx.threads)) as pool:
         try:
             for index, challenge in enumerate(pool.map(make, range(total))):
+                kinds[challenge.pop("kind")] += 1
                 made.append(challenge)
                 levels[challenge["level"]] += 1
                 ctx.progress.step("challenges", index + 1, total, "images")
@@ -223,18 +277,28 @@ def run(ctx: JobContext, job_input: Row) -> Row:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     by_level = {str(level): levels[level] for level in range(4)}
-    return {"set": ctx.objects.put_jsonl(made), "count": len(made), "byLevel": by_level}
+    return {"set": ctx.objects.put_jsonl(made), "count": len(made), "byLevel": by_level, "byKind": dict(sorted(kinds.items()))}
 
 
-def _strata(rows: list[Row]) -> dict[int, list[list[Row]]]:
-    """For each label its rows, apart by real and synthetic where both kinds exist."""
-    strata: dict[int, list[list[Row]]] = {}
+def _kind(row: Row) -> str:
+    if row.get("provider") is not None:
+        return "synthetic"
+    return "benchmark" if str(row["source"]).startswith(BENCHMARK) else "real"
+
+
+def _strata(rows: list[Row], rules: Rules) -> dict[int, tuple[list[list[Row]], NDArray[np.float64]]]:
+    """For each label its rows, apart by kind of source, and the kinds' cumulative shares. What the profile draws but the
+    manifest lacks falls to the other kinds in proportion; a kind that the profile never draws serves when there is no other."""
+    strata: dict[int, tuple[list[list[Row]], NDArray[np.float64]]] = {}
+    counts: dict[int, int] = {}
     for label in (0, 1):
         rows_of = [row for row in rows if row["label"] == label]
-        real = [row for row in rows_of if row.get("provider") is None]
-        synthetic = [row for row in rows_of if row.get("provider") is not None]
-        strata[label] = [kind for kind in (real, synthetic) if kind]
-    counts = {label: sum(map(len, kinds)) for label, kinds in strata.items()}
+        counts[label] = len(rows_of)
+        by_kind = {kind: [row for row in rows_of if _kind(row) == kind] for kind in rules.kinds}
+        filled = [kind for kind, part in by_kind.items() if part]
+        there = [kind for kind in filled if rules.kinds[kind] > 0] or filled
+        shares = np.array([rules.kinds[kind] or 1.0 for kind in there])
+        strata[label] = ([by_kind[kind] for kind in there], np.cumsum(shares / shares.sum()) if there else shares)
     if not all(counts.values()):
         unlabelled = sum(row["label"] is None for row in rows)
         raise BadInput(
@@ -245,11 +309,16 @@ def _strata(rows: list[Row]) -> dict[int, list[list[Row]]]:
     return strata
 
 
-def _draw(strata: dict[int, list[list[Row]]], rng: np.random.Generator) -> Row:
-    """Label 50/50, then real or synthetic 50/50, then an image uniformly, as the validator does."""
-    kinds = strata[int(rng.integers(0, 2))]
-    kind = kinds[int(rng.integers(0, len(kinds)))]
+def _draw(strata: dict[int, tuple[list[list[Row]], NDArray[np.float64]]], rng: np.random.Generator, rules: Rules) -> Row:
+    """Label, then kind of source, then an image uniformly, as the validator does."""
+    kinds, shares = strata[int(rng.random() < rules.positive)]
+    kind = kinds[_pick(shares, rng)]
     return kind[int(rng.integers(0, len(kind)))]
+
+
+def _pick(cumulative: NDArray[np.float64], rng: np.random.Generator) -> int:
+    """An index drawn by cumulative shares."""
+    return min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(cumulative) - 1)
 
 
 def _shift(start: int, side: int, size: int, point: int) -> int:

@@ -1,4 +1,4 @@
-"""Challenge images of profile 2026-01: each distortion against values worked out by hand, and the two modes of the job."""
+"""Challenge images of the validator profiles: each distortion against values worked out by hand, and the two modes of the job."""
 
 from __future__ import annotations
 
@@ -233,3 +233,33 @@ def test_the_colour_space_of_noise_and_saturation_goes_there_and_back() -> None:
     there = challenges._to_ycbcr(image)
     np.testing.assert_allclose(challenges._from_ycbcr(there), image.astype(np.float32), atol=0.6)
     assert there[:, :, 0].max() <= (255 * 219 + 16) / 255 + 1e-3
+
+
+def test_profile_2026_05_sends_images_as_they_are(ctx: JobContext) -> None:
+    digest = manifest(ctx, [0, 1])
+    sizes = {}
+    for r in ctx.objects.get_jsonl(digest):
+        with Image.open(io.BytesIO(ctx.objects.get(r["digest"]))) as picture:
+            sizes[r["digest"]] = picture.size
+    _, rows = ask(ctx, digest, profile="2026-05", count=6)
+    for made in rows:
+        with Image.open(io.BytesIO(ctx.objects.get(made["digest"]))) as picture:
+            assert picture.size == sizes[made["parent"]]
+            assert made["level"] == 0
+        source = challenges.decode(ctx.objects.get(made["parent"]), made["parent"])
+        assert ctx.objects.get(made["digest"]) == challenges.encode(source, 75)
+
+
+def test_profile_2026_05_draws_a_third_each_of_real_synthetic_and_benchmark(ctx: JobContext) -> None:
+    real = ctx.objects.get_jsonl(manifest(ctx, [0, 1] * 3))
+    made = [{**r, "provider": "sdxl", "parents": [r["digest"]]} for r in real[:2]]
+    tasks = [{**r, "source": "benchmark-proxy"} for r in real[2:4]]
+    out, rows = ask(ctx, ctx.objects.put_jsonl(real[4:] + made + tasks), count=600, profile="2026-05")
+    # 600 draws: four standard deviations of a binomial share of a third
+    assert all(abs(out["byKind"][kind] - 200) < 47 for kind in ("real", "synthetic", "benchmark"))
+    assert {r["provider"] for r in rows if r["synthetic"]} == {"sdxl"}
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones(ctx: JobContext) -> None:
+    with pytest.raises(BadInput, match=r"'1999-01'; this version knows 2026-01, 2026-05"):
+        ask(ctx, manifest(ctx, [0, 1]), profile="1999-01")

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { MemberSpec } from './contracts/jobs.js';
+import { PROFILE_NAMES } from './profiles/index.js';
 
 const seconds = z.number().min(0);
 
@@ -13,7 +14,7 @@ export const FlywheelConfig = z
     /** 72 on the main network, 323 on the test network */
     netuid: z.number().int(),
     /** validator profile that challenges and rewards follow */
-    profile: z.literal('2026-01'),
+    profile: z.enum(PROFILE_NAMES),
     /** seed of everything random; the same seed and data give the same turn */
     seed: z.number().int().min(0),
     /** decay policy preset of the reward by a model's age, see domain/decay */
@@ -84,10 +85,23 @@ export const FlywheelConfig = z
     verdict: z.object({
       /** the estimate must exceed this, in accuracy (0.01 = one percentage point) */
       marginAccuracy: z.number().min(0),
-      /** one-sided error probability of a promotion */
+      /** one-sided error probability of all promotions of a quarter together: spent over candidates and looks, see domain/spending */
       alpha: z.number().min(0).max(0.5),
       /** fewer independent groups a class than this never promote by themselves */
       minGroupsPerClass: z.number().int().positive(),
+      /** what the margin and the lower bound are taken in; the other must not point the other way */
+      measure: z.enum(['accuracy', 'predicted reward']).default('accuracy'),
+      /** candidates expected in a quarter (90 days); each gets its part of alpha */
+      candidates: z.number().int().positive().default(60),
+      /** true difference in accuracy that a trial is planned to find with 90% power: all of its alpha is spent when the evidence suffices for it */
+      planDifference: z.number().positive().max(1).default(0.02),
+      /** whether consensus labels alone may promote; they can always veto */
+      consensusPromotes: z.boolean().default(false),
+      /** a candidate whose Brier score, or expected calibration error, is worse than the champion's by more is not promoted */
+      maxBrierIncrease: z.number().min(0).max(1).default(0.02),
+      maxCalibrationErrorIncrease: z.number().min(0).max(1).default(0.05),
+      /** the held-out pool is judged in rotating parts of at least so many groups a class; a smaller pool is not divided */
+      rotateGroupsPerClass: z.number().int().positive().default(1000),
     }),
     trial: z.object({
       /** share of live traffic that also runs on the candidate */

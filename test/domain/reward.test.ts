@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Label } from '../../src/domain/contracts/common.js';
-import { profile202601, profileOf } from '../../src/domain/profiles/index.js';
+import { PROFILE_NAMES, profile202601, profileOf } from '../../src/domain/profiles/index.js';
 import {
   movingAverage,
   record,
@@ -176,15 +176,31 @@ describe('expected reward', () => {
   });
 });
 
-describe('profile 2026-01', () => {
-  it('draws shares and levels that sum to 1', () => {
-    const { sources } = profile202601.draw;
-    expect(sources.real + sources.textToImage + sources.imageToImage).toBe(1);
-    expect(profile202601.image.levels.reduce((sum, l) => sum + l.probability, 0)).toBe(1);
+describe('validator profiles', () => {
+  it.each(PROFILE_NAMES)('%s draws shares and levels that sum to 1', (name) => {
+    const { draw, image } = profileOf(name);
+    const { real, textToImage, imageToImage, benchmark } = draw.sources;
+    expect(real + textToImage + imageToImage + benchmark).toBeCloseTo(1, 12);
+    expect(image.levels.reduce((sum, l) => sum + l.probability, 0)).toBe(1);
+    for (const level of image.levels) for (const used of level.distortions) expect(image.distortions.map((d) => d.name)).toContain(used);
   });
 
-  it('is found by name, and an unknown name says which there are', () => {
+  it('2026-05 sends images as they are, a third of each kind, and scores as 2026-01 does', () => {
+    const profile = profileOf('2026-05');
+    const { real, textToImage, imageToImage, benchmark } = profile.draw.sources;
+    expect([real, textToImage + imageToImage, benchmark].map((x) => x.toFixed(4))).toEqual(['0.3333', '0.3333', '0.3333']);
+    expect(profile.image.levels).toEqual([{ level: 0, probability: 1, geometry: 'none', distortions: [], maxDistortionLevel: 0 }]);
+    expect(profile.image.side).toBeNull();
+    expect(profile.reward).toEqual(profile202601.reward);
+  });
+
+  it('2026-05 asks a miner about 50 times a day: a step in 66 s, 10 of 256 miners a step', () => {
+    const { stepSeconds, minersPerStep, challengesPerDay } = profileOf('2026-05');
+    expect(((86_400 / (stepSeconds ?? NaN)) * minersPerStep) / 256).toBeCloseTo(challengesPerDay ?? NaN, -1);
+  });
+
+  it('are found by name, and an unknown name says which there are', () => {
     expect(profileOf('2026-01')).toBe(profile202601);
-    expect(() => profileOf('toString')).toThrow(/known are 2026-01/);
+    expect(() => profileOf('toString')).toThrow(/known are 2026-01, 2026-05/);
   });
 });

@@ -25,13 +25,17 @@ export type BundleMember = z.infer<typeof BundleMember>;
 
 /**
  * p = sigmoid(a * logit(sum_i weight_i * sigmoid(logit_i)) + b), the soft vote clamped to [1e-6, 1 - 1e-6] first.
- * a and b are fitted on the `calibrate` pool so that 0.5 is the boundary on the wire.
+ * a and b are fitted on the `calibrate` pool so that 0.5 is the boundary on the wire. Kind `temperature` has no shift but that
+ * of the threshold; `none` is a = 1, b = 0.
  */
 export const Calibration = z.object({
-  kind: z.enum(['none', 'platt']),
+  kind: z.enum(['none', 'platt', 'temperature']),
   a: z.number(),
   b: z.number(),
+  /** images it was fitted on */
   n: z.number().int(),
+  /** boundary that was best before it was moved to 0.5 (it is in `b` already); absent or 0.5: not moved */
+  threshold: z.number().min(0).max(1).optional(),
 });
 export type Calibration = z.infer<typeof Calibration>;
 

@@ -5,6 +5,7 @@
  * on from its last checkpoint, and gives the same result.
  */
 import { z } from 'zod';
+import { PROFILE_NAMES } from '../profiles/index.js';
 import { Digest, Label, Metrics, Preprocess } from './common.js';
 
 export const JOB_CONTRACT_VERSION = 1;
@@ -39,15 +40,16 @@ export type MemberSpec = z.infer<typeof MemberSpec>;
 export const ChallengesInput = z.object({
   /** manifest of source images; rows without a label serve only in mode `variants` */
   manifest: Digest,
-  profile: z.literal('2026-01'),
-  /** `draw`: label 50/50 first, then an image, then a level, as the validator does. `variants`: `count` augmented views of every image, at levels 1-3, to measure instability */
+  /** its rules are read from `schema/profiles.json`, which is written from the profiles here */
+  profile: z.enum(PROFILE_NAMES),
+  /** `draw`: label first, then kind of source, then an image, then a level, as the profile says. `variants`: `count` augmented views of every image, at levels 1-3, to measure instability */
   mode: z.enum(['draw', 'variants']),
   count: z.number().int().positive(),
   seed: z.number().int().min(0),
   /** the validator's code lists flips that never fire; keep off to match it */
   flips: z.boolean().default(false),
 });
-/** One challenge of a set (a JSON Lines object): a 224 x 224 JPEG of quality 75. */
+/** One challenge of a set (a JSON Lines object): a JPEG of quality 75, 224 x 224 or of any size as the profile says. */
 export const ChallengeRow = z.object({
   digest: Digest,
   label: Label.nullable(),
@@ -59,6 +61,10 @@ export const ChallengeRow = z.object({
   truth: z.enum(['truth', 'verified', 'consensus', 'none']),
   level: z.number().int().min(0).max(3),
   synthetic: z.boolean(),
+  /** generator family that made the source image; null for a photograph */
+  provider: z.string().nullable().default(null),
+  /** bundles whose votes are behind a consensus label: they are never judged by it */
+  labelledBy: z.array(z.string()).default([]),
 });
 export type ChallengeRow = z.infer<typeof ChallengeRow>;
 export const ChallengesOutput = z.object({
@@ -66,6 +72,8 @@ export const ChallengesOutput = z.object({
   set: Digest,
   count: z.number().int(),
   byLevel: z.record(z.string(), z.number().int()),
+  /** challenges by kind of source: real, synthetic, benchmark */
+  byKind: z.record(z.string(), z.number().int()).optional(),
 });
 
 /** Nearest neighbours by embedding: an exact batched matrix product over cached features. */

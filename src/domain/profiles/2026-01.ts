@@ -3,7 +3,7 @@ import type { ValidatorProfile } from './profile.js';
 
 export const profile202601: ValidatorProfile = {
   name: '2026-01',
-  draw: { positiveShare: 0.5, sources: { real: 0.5, textToImage: 0.25, imageToImage: 0.25 } },
+  draw: { positiveShare: 0.5, sources: { real: 0.5, textToImage: 0.25, imageToImage: 0.25, benchmark: 0 } },
   image: {
     side: 224,
     jpegQuality: 75,
@@ -24,8 +24,10 @@ export const profile202601: ValidatorProfile = {
       { name: 'GB', what: 'Gaussian blur, kernel size k, sigma k/6', parameters: [7, 9, 13, 17, 21] },
     ],
   },
+  organic: null,
   reward: { mcc: { window: 100, weight: 0.5 }, accuracy: { window: 10, weight: 0.5 }, exponent: 3, alpha: 0.05 },
   timeoutSeconds: 9,
   minersPerStep: 10,
   stepSeconds: null,
+  challengesPerDay: null,
 };

@@ -1,16 +1,19 @@
-/** The validator profiles by name. A new version is a new file and a line here. */
+/** The validator profiles by name. A new version is a new file and two lines here. */
 import { BadInputError } from '../errors.js';
 import { profile202601 } from './2026-01.js';
+import { profile202605 } from './2026-05.js';
 import type { ValidatorProfile } from './profile.js';
 
 export type { AugmentationLevel, Distortion, ValidatorProfile } from './profile.js';
 export { profile202601 } from './2026-01.js';
+export { profile202605 } from './2026-05.js';
 
-const PROFILES: Record<string, ValidatorProfile> = { [profile202601.name]: profile202601 };
+export const PROFILES = { '2026-01': profile202601, '2026-05': profile202605 } as const satisfies Record<string, ValidatorProfile>;
+export type ProfileName = keyof typeof PROFILES;
+export const PROFILE_NAMES = Object.keys(PROFILES) as [ProfileName, ...ProfileName[]];
 
 /** @throws BadInputError naming the profiles there are */
 export function profileOf(name: string): ValidatorProfile {
-  const found = Object.hasOwn(PROFILES, name) ? PROFILES[name] : undefined;
-  if (!found) throw new BadInputError(`no validator profile "${name}"; known are ${Object.keys(PROFILES).join(', ')}`);
-  return found;
+  if (!Object.hasOwn(PROFILES, name)) throw new BadInputError(`no validator profile "${name}"; known are ${PROFILE_NAMES.join(', ')}`);
+  return PROFILES[name as ProfileName];
 }
