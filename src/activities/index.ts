@@ -8,6 +8,7 @@ import { jobActivities } from './jobs.js';
 import { lifecycleActivities } from './lifecycle.js';
 import { miningActivities } from './mining.js';
 import { modelActivities } from './models.js';
+import { reviewActivities } from './reviews.js';
 import { trafficActivities } from './traffic.js';
 import { turnActivities } from './turns.js';
 
@@ -21,8 +22,10 @@ export function createActivities(deps: ActivityDeps) {
     ...miningActivities(deps),
     ...modelActivities(deps),
     ...lifecycleActivities(deps),
+    ...reviewActivities(deps),
   };
 }
 export type Activities = ReturnType<typeof createActivities>;
 export type { ActivityDeps } from './deps.js';
 export type { ImportSummary, Manifests } from './dataset.js';
+export type { ReviewsTaken } from './reviews.js';

@@ -5,6 +5,7 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { packageRoot } from '../platform/entry.js';
 import { describeError, errorJson, EXIT, EXIT_HELP, exitCodeOf, writeOut } from './exit.js';
 import { type CommonOptions, createContext } from './context.js';
+import type { ReviewOptions } from './reviewCommand.js';
 
 function port(text: string): number {
   const value = Number(text);
@@ -86,6 +87,14 @@ export function createProgram(): Command {
     .action(async (dir: string, options: CommonOptions) =>
       (await import('./workflowCommands.js')).importCommand(createContext(options, 'cli'), dir),
     );
+
+  common(program.command('review'))
+    .description('list the images that a person is asked about, write them out, or take the answers')
+    .option('--turn <id>', 'of one turn only')
+    .option('--export <dir>', 'write the images and a table to fill in', absolute)
+    .option('--answers <file>', 'take the answers: a table with the columns digest and label (1 roadwork, 0 none)', absolute)
+    .option('--go-on', 'with --answers: a turn that waits goes on, though images are unanswered')
+    .action(async (options: ReviewOptions) => (await import('./reviewCommand.js')).reviewCommand(createContext(options, 'cli'), options));
 
   common(program.command('promote'))
     .description('make the model champion, whatever the trial says')

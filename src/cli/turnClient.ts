@@ -121,7 +121,7 @@ async function watchTurn(context: TurnContext, handle: WorkflowHandle<typeof dai
         context.onProgress({
           stage: progress.stage,
           seconds: progress.seconds,
-          what: beat?.what ?? '',
+          what: progress.waitsFor ? `waits for ${progress.waitsFor}` : (beat?.what ?? ''),
           done: beat?.done ?? 0,
           total: beat?.total ?? 0,
           unit: beat?.unit ?? '',

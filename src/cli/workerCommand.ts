@@ -48,6 +48,8 @@ export interface RunningWorker {
 
 /** Grace of activities under way when the worker stops; what is cut off is done again at the next start. */
 const SHUTDOWN_GRACE = '3s';
+/** Shortest time between two heartbeats of an activity on their way to the server. */
+const HEARTBEAT_AT_MOST_EVERY = '1s';
 /** From SIGTERM to SIGKILL of a job when the flywheel stops: a checkpoint is written in it. */
 const JOB_GRACE_MS = 10_000;
 
@@ -83,6 +85,8 @@ export async function startWorker(options: WorkerOptions): Promise<RunningWorker
     shutdownGraceTime: SHUTDOWN_GRACE,
     // Many activities only wait and watch; the heavy ones are ordered by their workflows.
     maxConcurrentActivityTaskExecutions: 50,
+    // Heartbeats carry the progress that `up` and the Temporal UI show; held back (80% of the time-out) it would stand still.
+    maxHeartbeatThrottleInterval: HEARTBEAT_AT_MOST_EVERY,
     interceptors: {
       activity: [
         (context) => ({

@@ -11,7 +11,8 @@ import { command, triggerTurn } from './controlCommands.js';
 import { ensureIdentity } from './identity.js';
 import { link } from './turnClient.js';
 
-async function withClient<T>(
+/** Runs `work` with a client of the running flywheel. @throws ServiceUnavailableError when none runs */
+export async function withClient<T>(
   context: CommandContext,
   work: (client: Client, temporal: TemporalAddress, hotkey: string) => Promise<T>,
 ): Promise<T> {
@@ -82,18 +83,18 @@ export async function importCommand(context: CommandContext, data: string): Prom
       await context.result({ imported: summary });
     } catch (error) {
       stage.fail('failed');
-      throw importFailure(error, link(temporal, workflowId));
+      throw workflowFailure(error, 'import', link(temporal, workflowId));
     }
   });
 }
 
 /** The activity's own words: a failed workflow's outer message says only that it failed. */
-function importFailure(error: unknown, where: string | null): unknown {
+export function workflowFailure(error: unknown, stage: string, where: string | null): unknown {
   let cause: unknown = error;
   while (cause instanceof Error && cause.cause instanceof Error) cause = cause.cause;
   if (!(cause instanceof Error) || cause === error) return error;
   const type = (cause as { type?: unknown }).type;
   const named = new Error(`${cause.message}${where === null ? '' : ` See ${where}`}`);
   named.name = typeof type === 'string' ? type : 'StageFailedError';
-  return named.name === 'StageFailedError' ? Object.assign(named, { stage: 'import', link: where }) : named;
+  return named.name === 'StageFailedError' ? Object.assign(named, { stage, link: where }) : named;
 }

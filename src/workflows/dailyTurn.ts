@@ -33,7 +33,7 @@ const TRAFFIC_ROUNDS = 3;
 
 export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
   const turn = workflowInfo().workflowId;
-  const progress: TurnProgress = { turn, stage: 'plan', seconds: {}, child: null };
+  const progress: TurnProgress = { turn, stage: 'plan', seconds: {}, child: null, waitsFor: null };
   let answered = false;
   setHandler(turnProgress, () => progress);
   setHandler(reviewsAnswered, () => {
@@ -222,7 +222,12 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
     ]);
     await record({ labelled: { ...labelled, errorCorrelation: votes.errorCorrelation, voters: votes.outOfFold } });
     // A person may answer; the turn does not wait for ever. Late answers count in the next turn.
-    if (labelled.toVerify > 0 && plan.reviewTimeoutSeconds > 0) await condition(() => answered, plan.reviewTimeoutSeconds * 1000);
+    if (labelled.toVerify > 0 && plan.reviewTimeoutSeconds > 0) {
+      progress.waitsFor = `a person's answers to ${labelled.toVerify} images (flywheel review), at most ${plan.reviewTimeoutSeconds} s`;
+      setCurrentDetails(`stage: labels; waits for ${progress.waitsFor}`);
+      await condition(() => answered, plan.reviewTimeoutSeconds * 1000);
+      progress.waitsFor = null;
+    }
   });
 
   // 7. Snapshot -----------------------------------------------------------------------------------------------------

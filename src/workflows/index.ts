@@ -6,4 +6,5 @@ export { gpuJob } from './gpuJob.js';
 export { dailyTurn } from './dailyTurn.js';
 export { shadowTrial } from './shadowTrial.js';
 export { lifecycle } from './lifecycle.js';
+export { answerReviews } from './answerReviews.js';
 export { importImages } from './importImages.js';

@@ -85,6 +85,8 @@ export interface TurnProgress {
   seconds: Record<string, number>;
   /** child workflow that runs now, null between them */
   child: string | null;
+  /** what the turn waits for that is not of its own making, null when it works */
+  waitsFor: string | null;
 }
 
 export interface CandidateMessage {

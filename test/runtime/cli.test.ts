@@ -48,6 +48,7 @@ describe('the command line', () => {
       'status',
       'turn',
       'import',
+      'review',
       'promote',
       'reject',
       'rollback',

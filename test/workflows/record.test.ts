@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { findTemporal } from '../../src/platform/temporal/server.js';
-import { dailyTurn, gpuJob, importImages, lifecycle } from '../../src/workflows/index.js';
+import { answerReviews, dailyTurn, gpuJob, importImages, lifecycle } from '../../src/workflows/index.js';
 import { candidateReady, lifecycleStatus, promoteSignal, rollbackUpdate } from '../../src/workflows/messages.js';
 import { createLocalEnv } from '../support/temporal.js';
 import { hex, play, verdict, withWorker } from './support.js';
@@ -51,6 +51,8 @@ describe.runIf(process.env['RECORD_HISTORIES'])('recording histories', () => {
         const { workflow } = env.client;
         await workflow.execute(importImages, { taskQueue, workflowId: 'import-recorded', args: [{ data: 'photographs' }] });
         await save('import-recorded', 'importImages.folder');
+        await workflow.execute(answerReviews, { taskQueue, workflowId: 'answers-recorded', args: [{ answers: hex(40), goOn: false }] });
+        await save('answers-recorded', 'answerReviews.turnEnded');
         await workflow.execute(gpuJob, {
           taskQueue,
           workflowId: 'job-recorded',

@@ -54,6 +54,13 @@ const TWINS: { workflow: string; file: string; find: string; replace: string; wh
     replace: 'await heavy.importDataset(input as never); return heavy.importDataset',
     what: 'imports twice',
   },
+  {
+    workflow: 'answerReviews',
+    file: 'answerReviews.ts',
+    find: 'await getExternalWorkflowHandle(turn).signal(reviewsAnswered);',
+    replace: '',
+    what: 'tells no turn of the answers',
+  },
 ];
 
 describe('committed histories', () => {

@@ -197,6 +197,7 @@ export function play(overrides: Partial<Activities> = {}): Played {
     openTrial: async () => undefined,
     closeTrial: async () => undefined,
     remind: async () => undefined,
+    answerReviews: async () => ({ taken: 2, known: 0, notAsked: 0, notAskedFirst: [], open: 0, finished: ['turn-1'], turns: ['turn-1'] }),
     ...overrides,
   };
   const activities = Object.fromEntries(
