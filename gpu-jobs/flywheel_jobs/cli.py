@@ -33,6 +33,7 @@ JOBS = {
     "synthesize": "flywheel_jobs.synth.job",
     "label": "flywheel_jobs.label",
     "train": "flywheel_jobs.train",
+    "pack": "flywheel_jobs.shards",
     "export": "flywheel_jobs.export",
 }
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow", "scipy")

@@ -40,9 +40,21 @@ def validate(name: str, value: Any, what: str) -> None:
 
 
 def with_defaults(name: str, value: dict[str, Any]) -> dict[str, Any]:
-    """The top-level defaults of a schema filled in."""
-    properties: dict[str, Any] = dict(_validator(name).schema).get("properties", {})
-    return {**{key: field["default"] for key, field in properties.items() if "default" in field}, **value}
+    """A copy with the defaults of a schema filled in, also those of objects inside it."""
+    return _filled(dict(_validator(name).schema), value)
+
+
+def _filled(schema: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    out = dict(value)
+    for key, field in schema.get("properties", {}).items():
+        if key not in out and "default" in field:
+            out[key] = field["default"]
+        if isinstance(out.get(key), dict) and "properties" in field:
+            out[key] = _filled(field, out[key])
+        items = field.get("items")
+        if isinstance(out.get(key), list) and isinstance(items, dict) and "properties" in items:
+            out[key] = [_filled(items, one) if isinstance(one, dict) else one for one in out[key]]
+    return out
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
 import { monthOf } from '../domain/budget.js';
 import type { Digest } from '../domain/contracts/common.js';
-import { JOB_CONTRACT_VERSION, JOB_EXIT, JobResult, JOBS, type JobInput, type JobKind } from '../domain/contracts/jobs.js';
+import { JOB_CONTRACT_VERSION, JOB_EXIT, JobResult, JOBS, type JobInput, type JobKind, type JobOrder } from '../domain/contracts/jobs.js';
 import { BadInputError, JobFailedError } from '../domain/errors.js';
 import { jobDir } from '../platform/gpu/local.js';
 import { beating, type ActivityDeps } from './deps.js';
@@ -150,18 +150,15 @@ export function jobActivities(deps: ActivityDeps) {
       };
     },
 
-    async trainInput(input: { config: Digest; snapshot: Digest; initFrom: Digest | null; seed: number }): Promise<JobInput<'train'>> {
+    async trainInput(input: { config: Digest; snapshot: Digest; initFrom: Digest | null; seed: number }): Promise<JobOrder<'train'>> {
       const { training } = await configOf(deps, input.config);
-      const { members, views, folds, maxSyntheticShare, fineTune } = training;
       return {
+        ...training,
         snapshot: input.snapshot,
-        members,
         initFrom: input.initFrom,
-        views,
-        fineTune,
-        maxSyntheticShare,
         ablation: true,
-        folds,
+        shards: null,
+        report: true,
         seed: input.seed,
       };
     },

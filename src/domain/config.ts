@@ -3,7 +3,15 @@
  * Pure: reading files is the platform's business (`src/platform/config.ts`).
  */
 import { z } from 'zod';
-import { MemberSpec } from './contracts/jobs.js';
+import {
+  AugmentationOptions,
+  FineTuneExtras,
+  HeadOptions,
+  IncrementalOptions,
+  LoaderOptions,
+  MemberSpec,
+  SamplingOptions,
+} from './contracts/jobs.js';
 import { PROFILE_NAMES } from './profiles/index.js';
 
 const seconds = z.number().min(0);
@@ -73,7 +81,14 @@ export const FlywheelConfig = z
         backboneLr: z.number().positive(),
         headLr: z.number().positive(),
         maxSeconds: z.number().positive(),
+        ...FineTuneExtras,
       }),
+      /** these and their defaults: see the train job's contract */
+      head: HeadOptions.prefault({}),
+      sampling: SamplingOptions.prefault({}),
+      augmentation: AugmentationOptions.prefault({}),
+      loader: LoaderOptions.prefault({}),
+      incremental: IncrementalOptions.prefault({}),
     }),
     gate: z.object({
       challenges: z.number().int().positive(),
