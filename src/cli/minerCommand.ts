@@ -46,6 +46,9 @@ export async function minerCommand(context: CommandContext, options: { port?: nu
       open: false,
       processes: config.miner.processes,
       threads: config.miner.threads,
+      providers: config.miner.providers,
+      latencyBudgetMs: config.miner.latencyBudgetMs,
+      keepPrevious: config.miner.keepPrevious,
       journalMaxBytes: config.miner.journalMaxBytes,
       logger: context.logger,
     });

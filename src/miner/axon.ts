@@ -37,7 +37,7 @@ export interface AxonOptions {
   /** why no answer can be given now (503), or null. Asked before the body is read */
   unavailable: (deadlineMs: number) => string | null;
   /** @throws OverloadedError, DeadlineError, ImageError */
-  answer: (image: Buffer, deadlineMs: number) => Promise<AxonAnswer>;
+  answer: (image: Buffer, deadlineMs: number, request: VerifiedRequest) => Promise<AxonAnswer>;
   /** after the answer was handed to the network; must not throw */
   answered: (request: VerifiedRequest, image: Buffer, answer: AxonAnswer, latencyMs: number) => void;
   /** every request, however it ended */
@@ -164,7 +164,7 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
 
     const image = imageOf(await readBody(request));
     await inspectImage(image, options.limits ?? DEFAULT_IMAGE_LIMITS);
-    const answer = await options.answer(image, deadlineMs - elapsed());
+    const answer = await options.answer(image, deadlineMs - elapsed(), verified);
     const latencyMs = elapsed();
     if (response.destroyed || request.socket.destroyed) {
       options.ended('gone', latencyMs);

@@ -1,13 +1,21 @@
 /**
  * Which bundle answers, and which runs in its shadow. Watches the pointer and the shadow order, and swaps: processes with
- * the new bundle are started and warmed up, then new requests go there, then the old ones answer what they have and end.
+ * the new bundle are started and warmed up, then new requests go there, then the old ones answer what they have. The
+ * previous champion stays loaded where memory allows, so that a rollback to it is immediate. Memory goes to the champion
+ * first: before a swap the shadow, then the previous champion make room, and a bundle that still does not fit is refused.
  * Whatever is wrong with the new one, the old one goes on serving.
  */
 import { watch, promises as fs, type FSWatcher } from 'node:fs';
 import path from 'node:path';
+import { Bundle } from '../domain/contracts/bundle.js';
 import { ChampionPointer, ShadowOrder } from '../domain/contracts/miner.js';
 import { parseJson } from '../platform/fsutil.js';
-import { InferencePool, type PoolLogger } from '../platform/inference/pool.js';
+import { BUNDLE_FILE } from '../platform/inference/bundle.js';
+import { availableBytes, bundleNeedsBytes, RESERVE_BYTES } from '../platform/inference/memory.js';
+import type { LeftOut } from '../platform/inference/messages.js';
+import { deriveSizes, InferencePool, type PoolLogger, type PoolOptions } from '../platform/inference/pool.js';
+import type { Provider } from '../platform/inference/providers.js';
+import { ShadowLane } from './shadow.js';
 import type { z } from 'zod';
 
 export interface ModelHostOptions {
@@ -17,6 +25,16 @@ export interface ModelHostOptions {
   threads: number;
   logger: PoolLogger;
   onSwap(result: 'done' | 'refused'): void;
+  /** execution providers in the order of preference; default TensorRT, CUDA, CPU */
+  providers?: readonly Provider[];
+  /** see `PoolOptions.latencyBudgetMs` */
+  latencyBudgetMs?: number;
+  /** keep the previous champion loaded when memory allows; default true */
+  keepPrevious?: boolean;
+  /** bytes of memory that can still be taken; default: the system's, or what a container leaves */
+  available?: () => number;
+  /** a member that the champion's vote had to do without */
+  onLeftOut?: (leftOut: LeftOut) => void;
   /** called at every look at the files: for what else is watched in the same rhythm */
   onLook?(): Promise<void>;
   /** time between two looks, ms */
@@ -30,13 +48,19 @@ export interface Serving {
 export interface Shadow {
   order: ShadowOrder;
   pool: InferencePool;
+  lane: ShadowLane;
 }
 
 const POLL_MS = 300;
 /** A refused bundle that the pointer still names is tried again: it may have been laid out anew. */
 const RETRY_MS = [2000, 5000, 10_000, 30_000];
 /** The candidate must never slow the champion down: the lowest priority, one process, one thread. */
-const SHADOW_NICE = 15;
+const SHADOW_NICE = 19;
+/** Time between two looks at whether memory still allows the previous champion, ms. */
+const MEMORY_LOOK_MS = 5000;
+
+/** The bundle does not fit beside what serves. */
+class NoRoomError extends Error {}
 
 interface Refusal {
   /** what was refused: the file's text */
@@ -50,6 +74,9 @@ export class ModelHost {
   /** null until the first champion is loaded */
   serving: Serving | null = null;
   shadow: Shadow | null = null;
+  /** the champion before this one, still loaded; it answers nothing */
+  previous: Serving | null = null;
+  private memoryLooked = 0;
   private pointerRefusal: Refusal | null = null;
   private shadowRefusal: Refusal | null = null;
   private order: ShadowOrder | null = null;
@@ -78,7 +105,7 @@ export class ModelHost {
   }
 
   get restarts(): number {
-    return (this.serving?.pool.restarts ?? 0) + (this.shadow?.pool.restarts ?? 0);
+    return [this.serving, this.shadow, this.previous].reduce((sum, one) => sum + (one?.pool.restarts ?? 0), 0);
   }
 
   /** Begins to watch; the first look is already under way when it returns. */
@@ -110,6 +137,7 @@ export class ModelHost {
         await this.options.onLook?.();
         await this.lookAtShadow();
         await this.lookAtPointer();
+        this.lookAtMemory();
       } while (this.again && !this.stopped);
     })()
       .catch((error: Error) => this.options.logger.error({ error: error.message }, 'looking at champion.json and shadow.json failed'))
@@ -144,7 +172,8 @@ export class ModelHost {
           return;
         }
       }
-      const pool = await this.load(pointer.digest);
+      const warm = this.takeWarm(pointer.digest);
+      const pool = warm ?? (await this.load(pointer.digest));
       if (this.stopped) {
         await pool.stop(0);
         return;
@@ -152,8 +181,9 @@ export class ModelHost {
       this.serving = { pointer, pool };
       this.pointerRefusal = null;
       this.options.onSwap('done');
-      this.options.logger.info({ pointer, pids: pool.pids, sizes: pool.sizes, batchLimit: pool.batchLimit }, 'champion serves');
-      if (current !== null) this.retire(current.pool);
+      const { pids, sizes, batchLimit, provider } = pool;
+      this.options.logger.info({ pointer, pids, sizes, batchLimit, provider, warm: warm !== null }, 'champion serves');
+      if (current !== null) this.keep(current);
     } catch (error) {
       this.pointerRefusal = this.refuse(this.pointerRefusal, text, error as Error, 'champion');
       this.options.onSwap('refused');
@@ -173,7 +203,7 @@ export class ModelHost {
     try {
       const order = parse(text, ShadowOrder, 'shadow.json');
       this.order = order;
-      if (this.shadow !== null && this.shadow.order.digest !== order.digest) this.dropShadow();
+      if (this.shadow !== null && (this.shadow.order.digest !== order.digest || this.shadow.order.trial !== order.trial)) this.dropShadow();
       if (this.shadow !== null) {
         this.shadow.order = order;
         return;
@@ -189,21 +219,101 @@ export class ModelHost {
     }
   }
 
+  /** @returns the processes of the previous champion, when it is this one and they are up */
+  private takeWarm(digest: string): InferencePool | null {
+    const { previous } = this;
+    if (previous?.pointer.digest !== digest || previous.pool.pids.length === 0) return null;
+    this.previous = null;
+    return previous.pool;
+  }
+
+  /** The champion that was becomes the previous one, if memory allows; who was previous before ends. */
+  private keep(was: Serving): void {
+    this.evictPrevious('another champion came after it');
+    const room = this.room();
+    if (this.options.keepPrevious === false || room < 0) {
+      if (room < 0)
+        this.options.logger.info({ digest: was.pointer.digest, missingBytes: -room }, 'no memory to keep the previous champion');
+      this.retire(was.pool);
+      return;
+    }
+    // Requests it has in hand are answered; new ones go elsewhere.
+    this.previous = was;
+  }
+
+  private evictPrevious(why: string): void {
+    if (this.previous === null) return;
+    const { pointer, pool } = this.previous;
+    this.previous = null;
+    this.options.logger.info({ digest: pointer.digest, why }, 'previous champion ends');
+    this.retire(pool);
+  }
+
+  /** Bytes that can be taken beyond the reserve; below 0: memory is short. */
+  private room(): number {
+    return (this.options.available ?? availableBytes)() - RESERVE_BYTES;
+  }
+
+  private lookAtMemory(): void {
+    const now = performance.now();
+    if (this.previous === null || now - this.memoryLooked < MEMORY_LOOK_MS) return;
+    this.memoryLooked = now;
+    if (this.room() < 0) this.evictPrevious('memory is short');
+  }
+
+  /**
+   * Frees memory for a bundle until it fits: the shadow goes first, then the previous champion.
+   * @throws NoRoomError when it does not fit beside the champion even then
+   */
+  private async makeRoom(digest: string, processes: number, what: 'champion' | 'shadow'): Promise<void> {
+    const file = path.join(this.options.home, 'bundles', digest, BUNDLE_FILE);
+    const text = await readText(file);
+    // What is wrong with the bundle itself is told by the process that verifies it.
+    const bundle = text === null ? null : Bundle.safeParse(safeJson(text)).data;
+    if (bundle === undefined || bundle === null) return;
+    const need = bundleNeedsBytes(bundle, processes);
+    const fits = async (): Promise<boolean> => {
+      // Memory of what was evicted is only free when its processes are gone.
+      if (need > this.room()) await Promise.all(this.retiring);
+      return need <= this.room();
+    };
+    if (await fits()) return;
+    if (what === 'champion') {
+      await this.shadowWork;
+      this.dropShadow();
+      if (await fits()) return;
+    }
+    this.evictPrevious(`its memory is needed for ${what === 'champion' ? 'the next one' : 'the shadow'}`);
+    if ((await fits()) || (what === 'champion' && this.serving === null)) return;
+    throw new NoRoomError(
+      `bundle ${digest.slice(0, 12)} needs about ${mib(need)} in ${processes} ${processes === 1 ? 'process' : 'processes'} beside the champion, and ${mib(Math.max(0, this.room()))} can be taken. The champion goes on. Free memory, or let the miner run fewer processes`,
+    );
+  }
+
   private async loadShadow(order: ShadowOrder, text: string): Promise<void> {
     try {
+      await this.makeRoom(order.digest, 1, 'shadow');
       const pool = await InferencePool.start({
         bundleDir: path.join(this.options.home, 'bundles', order.digest),
         digest: order.digest,
         processes: 1,
         threads: 1,
         nice: SHADOW_NICE,
-        logger: this.options.logger,
+        ...this.poolOptions(),
+        // A candidate that fails with one member shows it: its figures are those of the whole bundle.
+        strict: true,
       });
-      if (this.stopped || this.order?.digest !== order.digest) {
+      if (this.stopped || this.order?.digest !== order.digest || this.order.trial !== order.trial) {
         await pool.stop(0);
         return;
       }
-      this.shadow = { order: this.order, pool };
+      const lane = new ShadowLane({
+        pool,
+        trial: order.trial,
+        model: order.digest,
+        idle: async () => this.serving?.pool.whenIdle(),
+      });
+      this.shadow = { order: this.order, pool, lane };
       this.shadowRefusal = null;
       this.options.logger.info({ order, pids: pool.pids }, 'shadow candidate runs');
     } catch (error) {
@@ -213,15 +323,34 @@ export class ModelHost {
 
   private dropShadow(): void {
     if (this.shadow === null) return;
-    const { order, pool } = this.shadow;
+    const { order, pool, lane } = this.shadow;
     this.shadow = null;
+    lane.close();
     this.options.logger.info({ order }, 'shadow candidate ends');
     this.retire(pool);
   }
 
-  private load(digest: string): Promise<InferencePool> {
-    const { home, processes, threads, logger } = this.options;
-    return InferencePool.start({ bundleDir: path.join(home, 'bundles', digest), digest, processes, threads, logger });
+  private async load(digest: string): Promise<InferencePool> {
+    const { home, processes, threads, onLeftOut } = this.options;
+    await this.makeRoom(digest, deriveSizes(processes, threads).processes, 'champion');
+    return InferencePool.start({
+      bundleDir: path.join(home, 'bundles', digest),
+      digest,
+      processes,
+      threads,
+      ...this.poolOptions(),
+      ...(onLeftOut === undefined ? {} : { onLeftOut }),
+    });
+  }
+
+  private poolOptions(): Pick<PoolOptions, 'logger' | 'engineCache' | 'providers' | 'latencyBudgetMs'> {
+    const { home, logger, providers, latencyBudgetMs } = this.options;
+    return {
+      logger,
+      engineCache: path.join(home, 'cache', 'tensorrt'),
+      ...(providers === undefined ? {} : { providers }),
+      ...(latencyBudgetMs === undefined ? {} : { latencyBudgetMs }),
+    };
   }
 
   private retire(pool: InferencePool): void {
@@ -246,11 +375,30 @@ export class ModelHost {
     if (this.timer !== null) clearInterval(this.timer);
     await this.looking;
     await this.shadowWork;
-    const { serving, shadow } = this;
+    const { serving, shadow, previous } = this;
     this.serving = null;
     this.shadow = null;
-    await Promise.all([serving?.pool.stop(graceMs), shadow?.pool.stop(Math.min(graceMs, 2000)), ...this.retiring]);
+    this.previous = null;
+    shadow?.lane.close();
+    await Promise.all([
+      serving?.pool.stop(graceMs),
+      shadow?.pool.stop(Math.min(graceMs, 2000)),
+      previous?.pool.stop(graceMs),
+      ...this.retiring,
+    ]);
   }
+}
+
+function safeJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+function mib(bytes: number): string {
+  return `${Math.round(bytes / 2 ** 20)} MiB`;
 }
 
 async function readText(file: string): Promise<string | null> {

@@ -82,5 +82,17 @@ export function createMetrics(read: {
       labelNames: ['result'],
       registers,
     }),
+    leftOut: new Counter<'member' | 'reason'>({
+      name: 'miner_members_left_out_total',
+      help: 'Votes that had to do without a member: it failed, or would have been late',
+      labelNames: ['member', 'reason'],
+      registers,
+    }),
+    canary: new Counter<'result'>({
+      name: 'miner_canary_total',
+      help: 'Requests chosen for the canary: answered by the candidate, or by the champion since the candidate could not',
+      labelNames: ['result'],
+      registers,
+    }),
   };
 }

@@ -7,9 +7,11 @@ import type { JournalRecord, MinerStatus } from '../domain/contracts/miner.js';
 import { BadInputError } from '../domain/errors.js';
 import type { Hotkey } from '../platform/bittensor/keys.js';
 import { protocolReady } from '../platform/bittensor/protocol.js';
-import { InferenceError, OverloadedError, type Prediction } from '../platform/inference/pool.js';
+import { OverloadedError, type Prediction } from '../platform/inference/pool.js';
 import { openAxon, type Axon, type AxonAnswer } from './axon.js';
-import { ModelHost, type Shadow } from './champion.js';
+import { ImageError } from '../platform/inference/preprocess.js';
+import type { Provider } from '../platform/inference/providers.js';
+import { ModelHost } from './champion.js';
 import { CONTROL_HOST, openControl, type Control } from './control.js';
 import { Journal } from './journal.js';
 import { Permits } from './metagraph.js';
@@ -42,6 +44,12 @@ export interface MinerOptions {
   /** inference processes and threads a process; 0: derived from the cores */
   processes: number;
   threads: number;
+  /** execution providers in the order of preference; default TensorRT, CUDA, CPU */
+  providers?: readonly Provider[];
+  /** augmentation and waiting for company in a batch may make an answer take so long, ms; default 300 */
+  latencyBudgetMs?: number;
+  /** keep the previous champion loaded when memory allows; default true */
+  keepPrevious?: boolean;
   /** bound of the journal's segments and images together, bytes */
   journalMaxBytes: number;
   logger: MinerLogger;
@@ -76,10 +84,8 @@ export class PortError extends Error {
 
 /** Answers under way get this long when the miner stops: more than any caller waits. */
 const STOP_GRACE_MS = 12_000;
-/** Shadow requests that wait or run at most: beyond, the share is not kept up rather than the candidate blamed. */
-const MAX_SHADOW_DEPTH = 64;
-/** A candidate that needs longer for one image has failed on it. */
-const SHADOW_DEADLINE_MS = 30_000;
+/** Share of the time left that a canary may take before the champion answers instead. */
+const CANARY_SHARE = 0.5;
 
 /**
  * Starts the miner. It listens when this resolves, and answers 503 until a champion is loaded (`status().ready`).
@@ -127,6 +133,10 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     threads: options.threads,
     logger,
     onSwap: (result) => metrics.swaps.inc({ result }),
+    onLeftOut: ({ member, reason }) => metrics.leftOut.inc({ member, reason }),
+    ...(options.providers === undefined ? {} : { providers: options.providers }),
+    ...(options.latencyBudgetMs === undefined ? {} : { latencyBudgetMs: options.latencyBudgetMs }),
+    ...(options.keepPrevious === undefined ? {} : { keepPrevious: options.keepPrevious }),
     onLook: async () => {
       if (await permits.reload()) logger.info({ neurons: permits.size }, 'metagraph read anew');
       if (permits.problem !== permitProblem) {
@@ -167,17 +177,29 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       journal.append(base, image);
       return;
     }
-    if (shadow.pool.depth >= MAX_SHADOW_DEPTH) {
-      metrics.shadow.inc({ result: 'skipped' });
-      journal.append(base, image);
-      return;
-    }
-    const work = runShadow(shadow, image).then((result) => {
+    const work = shadow.lane.run(image).then((result) => {
       metrics.shadow.inc({ result: result === null ? 'skipped' : result.error === null ? 'answered' : 'failed' });
       journal.append({ ...base, shadow: result }, image);
     });
     shadowWork.add(work);
     void work.finally(() => shadowWork.delete(work));
+  }
+
+  /** @returns null unless the request is one that the candidate answers, and it did, in half of the time */
+  async function askCanary(id: string, image: Buffer, deadlineMs: number): Promise<Omit<Answered, 'generation'> | null> {
+    const { shadow } = host;
+    if (shadow === null || !chosen(`${shadow.order.trial}:canary`, id, shadow.order.canary ?? 0)) return null;
+    try {
+      const full = await shadow.pool.predict(image, deadlineMs * CANARY_SHARE);
+      metrics.canary.inc({ result: 'answered' });
+      return { prediction: full.prediction, full, model: shadow.order.digest };
+    } catch (error) {
+      // An image that cannot be read is the caller's fault, whoever looks at it; all else the champion makes good.
+      if (error instanceof ImageError) throw error;
+      metrics.canary.inc({ result: 'failed' });
+      logger.warn({ error: (error as Error).message, trial: shadow.order.trial }, 'the canary did not answer; the champion does');
+      return null;
+    }
   }
 
   function status(): MinerStatus {
@@ -190,6 +212,7 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       serving: serving?.pointer ?? null,
       shadow: host.shadowOrder,
       shadowReady: shadow !== null && shadow.pool.pids.length > 0,
+      warm: host.previous?.pointer.digest ?? null,
       refused: host.refused,
       answered,
       journalled: journal.written,
@@ -218,9 +241,11 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
           const wait = host.serving.pool.estimateMs();
           return wait > deadlineMs ? `busy: the wait of about ${Math.round(wait)} ms would exceed the deadline` : null;
         },
-        answer: async (image, deadlineMs): Promise<Answered> => {
+        answer: async (image, deadlineMs, { id }): Promise<Answered> => {
           const { serving } = host;
           if (serving === null) throw new OverloadedError('no model serves');
+          const canary = await askCanary(id, image, deadlineMs);
+          if (canary !== null) return { ...canary, generation: serving.pointer.generation };
           const full = await serving.pool.predict(image, deadlineMs);
           return { prediction: full.prediction, full, model: serving.pointer.digest, generation: serving.pointer.generation };
         },
@@ -256,20 +281,6 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
 /** Whether a request also runs on the candidate: by hash, so that it is the same whoever asks again. */
 export function chosen(trial: string, id: string, share: number): boolean {
   return createHash('sha256').update(`${trial}:${id}`).digest().readUInt32BE(0) / 2 ** 32 < share;
-}
-
-/** @returns null when the candidate was not to blame: the trial or the miner ended before it could answer */
-async function runShadow(shadow: Shadow, image: Buffer): Promise<JournalRecord['shadow']> {
-  const base = { trial: shadow.order.trial, model: shadow.order.digest };
-  const began = performance.now();
-  try {
-    const { prediction, votes, ms } = await shadow.pool.predict(image, SHADOW_DEADLINE_MS);
-    return { ...base, prediction, votes, latencyMs: ms, error: null };
-  } catch (error) {
-    if (error instanceof OverloadedError) return null;
-    const text = error instanceof InferenceError || error instanceof Error ? error.message : String(error);
-    return { ...base, prediction: null, votes: {}, latencyMs: performance.now() - began, error: text };
-  }
 }
 
 async function openPort<T>(what: string, host: string, port: number, open: () => Promise<T>): Promise<T> {

@@ -3,7 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { loadBundle, materialise } from '../../src/platform/inference/bundle.js';
-import { calibrate, sigmoid, vote } from '../../src/platform/inference/ensemble.js';
+import { calibrate, runningOrder, sigmoid, viewFits, vote } from '../../src/platform/inference/ensemble.js';
 import { FileObjectStore } from '../../src/platform/objects/file.js';
 import { bundleFiles, putBundle, writeBundle } from '../support/bundle.js';
 
@@ -96,7 +96,7 @@ describe('ensemble', () => {
         { model: 'dark', weight: 0.4, name: 'two' },
       ],
     });
-    const made = vote(bundle, [2, -1]);
+    const made = vote(bundle, [[2], [-1]]);
     expect(made.votes).toEqual({ one: sigmoid(2), two: sigmoid(-1) });
     expect(made.prediction).toBeCloseTo(0.6 / (1 + Math.exp(-2)) + 0.4 / (1 + Math.exp(1)), 12);
   });
@@ -122,6 +122,47 @@ describe('ensemble', () => {
 
   it('never takes NaN for a guess', async () => {
     const { bundle } = await bundleFiles();
-    expect(() => vote(bundle, [Number.NaN])).toThrow(/no number/);
+    expect(() => vote(bundle, [[Number.NaN]])).toThrow(/no number/);
+  });
+
+  const three = {
+    members: [
+      { model: 'bright' as const, weight: 0.5, name: 'one' },
+      { model: 'dark' as const, weight: 0.3, name: 'two' },
+      { model: 'red' as const, weight: 0.2, name: 'three' },
+    ],
+    calibration: { kind: 'platt' as const, a: 1.5, b: 0.2, n: 50 },
+  };
+
+  it('leaves out a member without a number: the others by their weights, calibrated as ever', async () => {
+    const { bundle } = await bundleFiles(three);
+    const made = vote(bundle, [[1], [], [-2]]);
+    expect(made.leftOut).toEqual(['two']);
+    expect(Object.keys(made.votes)).toEqual(['one', 'three']);
+    expect(made.prediction).toBeCloseTo(calibrate((0.5 * sigmoid(1) + 0.2 * sigmoid(-2)) / 0.7, bundle.calibration), 12);
+  });
+
+  it('gives no answer when less than half of the weight has answered', async () => {
+    const { bundle } = await bundleFiles(three);
+    expect(vote(bundle, [[1], [Number.NaN], []]).leftOut).toEqual(['two', 'three']);
+    expect(() => vote(bundle, [[], [1], []])).toThrow(/one, three gave no number .* weight 0\.30, and 0\.5 is needed/);
+    expect(() => vote(bundle, [[1], [1], []], 1)).toThrow(/and 1 is needed/);
+  });
+
+  it('counts the views of a member by the mean of their probabilities', async () => {
+    const { bundle } = await bundleFiles();
+    expect(vote(bundle, [[3, -1]]).prediction).toBeCloseTo((sigmoid(3) + sigmoid(-1)) / 2, 12);
+  });
+
+  it('runs the heaviest member first', async () => {
+    expect(runningOrder((await bundleFiles(three)).bundle)).toEqual([0, 1, 2]);
+    expect(runningOrder((await bundleFiles({ members: [...three.members].reverse() })).bundle)).toEqual([2, 1, 0]);
+  });
+
+  it('augments only while everything behind still fits', () => {
+    expect(viewFits(100, 0, 100, 150)).toBe(true);
+    expect(viewFits(100, 1, 100, 150)).toBe(false);
+    expect(viewFits(100, 5, 100, Number.POSITIVE_INFINITY)).toBe(true);
+    expect(viewFits(100, 0, 100, -5)).toBe(false);
   });
 });

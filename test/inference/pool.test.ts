@@ -3,7 +3,9 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { InferenceChild } from '../../src/platform/inference/child.js';
 import { evaluate } from '../../src/platform/inference/evaluate.js';
+import { monotonicMs, type OneResult } from '../../src/platform/inference/messages.js';
 import { deriveSizes, InferencePool, type PoolOptions } from '../../src/platform/inference/pool.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
@@ -121,12 +123,129 @@ describe('inference pool', () => {
     await expect(start({ bundleDir: dir })).rejects.toThrow(/wrong-shape-0 gave float32 \[\]/);
   });
 
+  it('says how much memory its processes hold', async () => {
+    const pool = await start();
+    expect(pool.rssBytes).toBeGreaterThan(30e6);
+    expect(pool.rssBytes).toBeLessThan(1e9);
+  });
+
+  it('tells when it has nothing to do', async () => {
+    const pool = await start();
+    await pool.whenIdle();
+    let answered = 0;
+    const image = await greyJpeg(180);
+    for (let i = 0; i < 20; i++) void pool.predict(image).then(() => (answered += 1));
+    await pool.whenIdle();
+    await Promise.resolve();
+    expect(answered).toBe(20);
+  });
+
+  it('gives one process to each GPU', () => {
+    expect(deriveSizes(0, 0, 16, 2)).toEqual({ processes: 2, threads: 7 });
+    expect(deriveSizes(3, 0, 16, 1)).toEqual({ processes: 3, threads: 5 });
+  });
+
   it('derives sizes that fit the cores, and takes what it is told', () => {
     expect(deriveSizes(0, 0, 1)).toEqual({ processes: 1, threads: 1 });
     expect(deriveSizes(0, 0, 2)).toEqual({ processes: 1, threads: 2 });
     expect(deriveSizes(0, 0, 16)).toEqual({ processes: 3, threads: 5 });
     expect(deriveSizes(2, 0, 8)).toEqual({ processes: 2, threads: 3 });
     expect(deriveSizes(3, 1, 2)).toEqual({ processes: 3, threads: 1 });
+  });
+});
+
+describe('an ensemble under its rules', () => {
+  const pair = (model: 'slow' | 'no-number-when-bright', weight: number) => ({
+    members: [
+      { model: 'bright' as const, weight: 1 - weight, name: 'sure' },
+      { model, weight, name: 'other' },
+    ],
+  });
+
+  it('does without a member that gives no number, and counts it', async () => {
+    const counted: unknown[] = [];
+    const pool = await start({
+      bundleDir: (await writeBundle(home, pair('no-number-when-bright', 0.4))).dir,
+      onLeftOut: (leftOut) => counted.push(leftOut),
+    });
+    const dark = await pool.predict(await greyJpeg(40));
+    expect(Object.keys(dark.votes)).toEqual(['sure', 'other']);
+    expect(counted).toEqual([]);
+    const bright = await pool.predict(await greyJpeg(200));
+    expect(Object.keys(bright.votes)).toEqual(['sure']);
+    expect(bright.prediction).toBeCloseTo(bright.votes.sure as number, 6);
+    expect(bright.leftOut).toEqual([{ member: 'other', reason: 'failed' }]);
+    expect(counted).toEqual(bright.leftOut);
+  });
+
+  it('gives no answer when the member that failed has most of the weight, or when every member must answer', async () => {
+    const image = await greyJpeg(200);
+    const heavy = await start({ bundleDir: (await writeBundle(home, pair('no-number-when-bright', 0.6))).dir });
+    await expect(heavy.predict(image)).rejects.toMatchObject({ name: 'InferenceError' });
+    const strict = await start({ bundleDir: (await writeBundle(home, pair('no-number-when-bright', 0.4))).dir, strict: true });
+    await expect(strict.predict(image)).rejects.toMatchObject({ name: 'InferenceError' });
+  });
+
+  it('does without a member that would be late, and with it when there is time', async () => {
+    const { dir } = await writeBundle(home, pair('slow', 0.4));
+    const results = new Map<number, OneResult>();
+    let told: () => void = () => undefined;
+    const child = await InferenceChild.start(
+      {
+        bundleDir: dir,
+        digest: null,
+        threads: 1,
+        maxBatch: 1,
+        nice: 0,
+        limits: { maxBytes: 1e6, maxPixels: 1e6 },
+        providers: ['cpu'],
+        deviceId: 0,
+        budgetMs: 300,
+        strict: false,
+      },
+      {
+        onResult: (id, [result]) => {
+          results.set(id, result!);
+          told();
+        },
+        onExit: () => undefined,
+      },
+    );
+    try {
+      const ask = async (id: number, leftMs: number): Promise<Extract<OneResult, { ok: true }>> => {
+        const answered = new Promise<void>((resolve) => (told = resolve));
+        child.predict(id, [{ tensor: new Float32Array(3 * 16 * 16).fill(0.1) }], {
+          deadline: monotonicMs() + leftMs,
+          behind: 0,
+          interarrivalMs: null,
+        });
+        await answered;
+        return results.get(id) as Extract<OneResult, { ok: true }>;
+      };
+      expect((await ask(1, 60_000)).leftOut).toEqual([]);
+      // Long enough for the message to arrive, too short for the slow member.
+      const late = await ask(2, child.perImageMs * 0.8);
+      expect(late.leftOut).toEqual([{ member: 'other', reason: 'late' }]);
+      expect(late.prediction).toBeCloseTo(1 / (1 + Math.exp(-1.2)), 5);
+    } finally {
+      await child.kill();
+    }
+  });
+
+  it('looks at the mirrored image too when the bundle asks for it and the budget allows, and not otherwise', async () => {
+    const left = { members: [{ model: 'left' as const, weight: 1, name: 'left' }] };
+    const tensor = new Float32Array(3 * 16 * 16).map((_, i) => (i % 16 < 8 ? 0.5 : -0.5));
+    const plain = await start({ bundleDir: (await writeBundle(home, left)).dir });
+    const once = await plain.predict({ tensor });
+    expect(once.prediction).toBeGreaterThan(0.99);
+    expect(once.augmented).toBe(false);
+    const { dir } = await writeBundle(home, { ...left, tta: { flip: true } });
+    const both = await (await start({ bundleDir: dir, latencyBudgetMs: 60_000 })).predict({ tensor });
+    expect(both.augmented).toBe(true);
+    expect(both.prediction).toBeCloseTo(0.5, 5);
+    const hurried = await (await start({ bundleDir: dir, latencyBudgetMs: 0.001 })).predict({ tensor });
+    expect(hurried.augmented).toBe(false);
+    expect(hurried.prediction).toBeCloseTo(once.prediction, 6);
   });
 });
 

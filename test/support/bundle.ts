@@ -11,13 +11,18 @@ import type { ObjectStore } from '../../src/platform/ports.js';
 
 export const INFERENCE_FIXTURES = path.join(path.dirname(fileURLToPath(import.meta.url)), '..', 'fixtures', 'inference');
 
-/** `bright`: says roadwork of bright images; `dark`: of dark ones; `red`: of red ones; `wrong-shape`: breaks the contract. */
-export type TinyModel = 'bright' | 'dark' | 'red' | 'wrong-shape';
+/**
+ * `bright`: says roadwork of bright images; `dark`: of dark ones; `red`: of red ones; `left`: of those bright on the left;
+ * `slow`: as `bright`, after a quarter of a second; `no-number-when-bright`: fails on bright images; `wrong-shape`: breaks
+ * the contract.
+ */
+export type TinyModel = 'bright' | 'dark' | 'red' | 'left' | 'slow' | 'no-number-when-bright' | 'wrong-shape';
 
 export interface BundleOptions {
   /** default: one member `bright`. With size 16 */
   members?: { model: TinyModel; weight: number; name?: string; size?: number; interpolation?: 'bilinear' | 'bicubic' }[];
   calibration?: Bundle['calibration'];
+  tta?: Bundle['tta'];
   /** two bundles of another name have other digests */
   name?: string;
   /** default mean and std 0.5, so that an input is in [-1, 1] */
@@ -64,6 +69,7 @@ export async function bundleFiles(options: BundleOptions = {}): Promise<{ digest
     name: options.name ?? 'tiny',
     members: made,
     calibration: options.calibration ?? { kind: 'none', a: 1, b: 0, n: 0 },
+    ...(options.tta === undefined ? {} : { tta: options.tta }),
     training: { snapshot: '1'.repeat(64), trained: '2'.repeat(64), parent: null, seed: 1 },
     metrics: { validate: metrics, errorCorrelation: 0 },
     parity: { n: 1, maxAbsDp: 0 },

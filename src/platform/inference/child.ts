@@ -1,9 +1,12 @@
 /** One inference process as its parent sees it: started, fed, watched, ended. */
 import { fork, type ChildProcess } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { BadInputError, ObjectCorruptError } from '../../domain/errors.js';
 import { compiledEntry } from '../entry.js';
-import type { FromChild, ModelInput, OneResult, StartMessage, ToChild } from './messages.js';
+import type { FromChild, ModelInput, OneResult, StartMessage, ToChild, Urgency } from './messages.js';
+import { chooseProviders, machineProbe, tensorrtEnvironment, type Provider } from './providers.js';
 
 /** Loading and warming up of a large ensemble on a slow disk. */
 const START_MS = 300_000;
@@ -24,10 +27,32 @@ export class InferenceChild {
   private constructor(
     private readonly process_: ChildProcess,
     exited: Promise<string>,
-    readonly perImageMs: number,
-    readonly batchLimit: number,
+    private readonly ready: Extract<FromChild, { type: 'ready' }>,
   ) {
     this.exited = exited;
+  }
+
+  /** Inference of one image alone when it was warmed up, ms. */
+  get perImageMs(): number {
+    return this.ready.perImageMs;
+  }
+
+  get batchLimit(): number {
+    return this.ready.batchLimit;
+  }
+
+  get provider(): Provider {
+    return this.ready.provider;
+  }
+
+  /** Providers that were wanted and are not there, and why. */
+  get passedOver(): { provider: Provider; reason: string }[] {
+    return this.ready.passedOver;
+  }
+
+  /** Resident memory after the warm-up, bytes. */
+  get rssBytes(): number {
+    return this.ready.rssBytes;
   }
 
   get pid(): number {
@@ -36,16 +61,26 @@ export class InferenceChild {
 
   /**
    * Forks, loads, warms up.
+   * @param engineCache folder for TensorRT's engines, made when TensorRT is there
    * @throws BadInputError or ObjectCorruptError when the bundle is refused, Error when the process dies or is too slow
    */
-  static async start(options: Omit<StartMessage, 'type'>, events: ChildEvents): Promise<InferenceChild> {
+  static async start(
+    options: Omit<StartMessage, 'type'>,
+    events: ChildEvents,
+    engineCache: string = path.join(os.tmpdir(), 'flywheel-tensorrt'),
+  ): Promise<InferenceChild> {
     const file = compiledEntry('platform/inference/process');
     if (!existsSync(file))
       throw new BadInputError(
         `${file} is missing: the inference process runs from the compiled code. Run "npm run build" and start again.`,
       );
+    let env = process.env;
+    if (chooseProviders(options.providers, machineProbe()).order.includes('tensorrt')) {
+      mkdirSync(engineCache, { recursive: true, mode: 0o755 });
+      env = { ...process.env, ...tensorrtEnvironment(engineCache) };
+    }
     // execArgv empty: a test runner's or a debugger's flags are not meant for this process.
-    const child = fork(file, [], { serialization: 'advanced', stdio: ['ignore', 'ignore', 'pipe', 'ipc'], execArgv: [] });
+    const child = fork(file, [], { serialization: 'advanced', stdio: ['ignore', 'ignore', 'pipe', 'ipc'], execArgv: [], env });
     let stderr = '';
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       stderr = (stderr + text).slice(-STDERR_KEPT);
@@ -105,12 +140,12 @@ export class InferenceChild {
         `The bundle ${options.bundleDir} cannot be run: ${outcome.message}. What was served before goes on being served.`,
       );
     }
-    return new InferenceChild(child, exited, outcome.perImageMs, outcome.batchLimit);
+    return new InferenceChild(child, exited, outcome);
   }
 
   /** Hands a group over; its answer comes to `onResult`. A dead child takes it silently: `onExit` tells. */
-  predict(id: number, inputs: ModelInput[]): void {
-    const message: ToChild = { type: 'predict', id, inputs };
+  predict(id: number, inputs: ModelInput[], urgency?: Urgency): void {
+    const message: ToChild = { type: 'predict', id, inputs, ...(urgency === undefined ? {} : { urgency }) };
     if (this.process_.connected) this.process_.send(message, () => undefined);
   }
 

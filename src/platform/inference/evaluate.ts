@@ -6,6 +6,7 @@ import { sha256 } from '../objects/file.js';
 import { InferenceChild } from './child.js';
 import type { OneResult } from './messages.js';
 import { DEFAULT_IMAGE_LIMITS, type ImageLimits } from './preprocess.js';
+import { PROVIDERS } from './providers.js';
 
 export interface EvaluateOptions {
   /** folder with bundle.json; verified */
@@ -62,6 +63,11 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluatedImage
       maxBatch: batch,
       nice: options.nice ?? 0,
       limits: options.limits ?? DEFAULT_IMAGE_LIMITS,
+      providers: [...PROVIDERS],
+      deviceId: 0,
+      // Figures are those of the whole bundle: every member, and the augmentation that it asks for.
+      budgetMs: null,
+      strict: true,
     },
     {
       onResult: (id, results) => {

@@ -5,9 +5,12 @@
 import os from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Digest } from '../../domain/contracts/common.js';
+import { Interarrival } from './batching.js';
 import { InferenceChild } from './child.js';
-import type { ModelInput, OneResult } from './messages.js';
+import { residentBytes } from './memory.js';
+import { monotonicMs, type LeftOut, type ModelInput, type OneResult } from './messages.js';
 import { DEFAULT_IMAGE_LIMITS, ImageError, type ImageLimits } from './preprocess.js';
+import { chooseProviders, machineProbe, PROVIDERS, type Provider } from './providers.js';
 
 /** What the pool writes about its processes. A pino logger fits. */
 export interface PoolLogger {
@@ -36,11 +39,25 @@ export interface PoolOptions {
   limits?: ImageLimits;
   /** a process that has not answered for this long is killed, ms; default 30 s */
   stallMs?: number;
+  /** execution providers in the order of preference; default TensorRT, CUDA, CPU. What is not there is passed over, with a log line */
+  providers?: readonly Provider[];
+  /** folder for TensorRT's engines, which take minutes to build; default: the system's temporary folder */
+  engineCache?: string;
+  /** augmentation and waiting for company in a batch may make an answer take so long, and no longer, ms; default 300 */
+  latencyBudgetMs?: number;
+  /** every member must answer, or the image has failed; default false: see `vote` */
+  strict?: boolean;
+  /** told for every image and member that the vote had to do without */
+  onLeftOut?(leftOut: LeftOut): void;
 }
 
 export interface Prediction {
   prediction: number;
   votes: Record<string, number>;
+  /** members that the vote had to do without, and why; empty: none */
+  leftOut: LeftOut[];
+  /** whether the mirrored view was run as well */
+  augmented: boolean;
   /** decoding plus the image's share of its batch, without waiting, ms */
   ms: number;
 }
@@ -69,6 +86,8 @@ interface Job {
   reject(error: Error): void;
 }
 interface Slot {
+  /** GPU of this process */
+  deviceId: number;
   child: InferenceChild | null;
   inflight: Map<number, Job>;
   /** performance.now() of the last answer, or of the first job after a rest */
@@ -85,17 +104,24 @@ const SWEEP_MS = 50;
 /** Each new measurement's weight in the moving average of the time an image takes. */
 const SMOOTHING = 0.1;
 
+/** What an answer may take for the sake of quality, ms: the field's own "never over 500 ms", less the network. */
+const LATENCY_BUDGET_MS = 300;
+
 /**
- * Processes and threads from the cores. On two cores one process with two threads; on more, one core is left to the
- * HTTP front, and processes of about four threads each, since small models gain little from more.
+ * Processes and threads from the GPUs, or from the cores. One process a GPU: a second would only share it. On two cores one
+ * process with two threads; on more, one core is left to the HTTP front, and processes of about four threads each, since
+ * small models gain little from more.
+ * @param gpus GPUs that will be used; 0: the CPU computes
  */
 export function deriveSizes(
   processes: number,
   threads: number,
   cores: number = os.availableParallelism(),
+  gpus = 0,
 ): { processes: number; threads: number } {
   const usable = cores <= 2 ? cores : cores - 1;
-  const many = processes > 0 ? processes : threads > 0 ? Math.max(1, Math.floor(usable / threads)) : Math.max(1, Math.floor(usable / 4));
+  const byCores = threads > 0 ? Math.max(1, Math.floor(usable / threads)) : Math.max(1, Math.floor(usable / 4));
+  const many = processes > 0 ? processes : gpus > 0 ? gpus : byCores;
   return { processes: many, threads: threads > 0 ? threads : Math.max(1, Math.floor(usable / many)) };
 }
 
@@ -114,9 +140,17 @@ export class InferencePool {
   restarts = 0;
   /** images a batch at most, as the last started process found */
   batchLimit = 1;
+  /** what runs the sessions, as the last started process found */
+  provider: Provider = 'cpu';
+  private readonly arrivals = new Interarrival();
+  private readonly gpus: number;
+  /** of the processes when they were ready, where the system does not tell */
+  private readonly rssAtStart = new Map<number, number>();
 
   private constructor(private readonly options: PoolOptions) {
-    this.sizes = deriveSizes(options.processes, options.threads);
+    const { order, gpus } = chooseProviders(options.providers ?? PROVIDERS, machineProbe());
+    this.gpus = order[0] === 'cpu' ? 0 : gpus;
+    this.sizes = deriveSizes(options.processes, options.threads, undefined, this.gpus);
     this.timer = setInterval(() => this.sweep(), SWEEP_MS);
     this.timer.unref();
   }
@@ -127,7 +161,8 @@ export class InferencePool {
    */
   static async start(options: PoolOptions): Promise<InferencePool> {
     const pool = new InferencePool(options);
-    const slots = Array.from({ length: pool.sizes.processes }, (): Slot => ({
+    const slots = Array.from({ length: pool.sizes.processes }, (_, i): Slot => ({
+      deviceId: pool.gpus > 0 ? i % pool.gpus : 0,
       child: null,
       inflight: new Map(),
       active: 0,
@@ -149,9 +184,22 @@ export class InferencePool {
     return this.slots.flatMap((slot) => (slot.child ? [slot.child.pid] : []));
   }
 
+  /** Resident memory of the processes, bytes. */
+  get rssBytes(): number {
+    const { pids } = this;
+    const now = residentBytes(pids);
+    return now > 0 ? now : pids.reduce((sum, pid) => sum + (this.rssAtStart.get(pid) ?? 0), 0);
+  }
+
   /** Images waiting or being answered. */
   get depth(): number {
     return this.queue.length + this.slots.reduce((sum, slot) => sum + slot.inflight.size, 0);
+  }
+
+  /** Resolves when no image waits or is being answered; at once when that is so, or when the pool has stopped. */
+  whenIdle(): Promise<void> {
+    if (this.depth === 0 || this.stopping) return Promise.resolve();
+    return new Promise((resolve) => this.idle.push(resolve));
   }
 
   /** How long an image that came now would wait and take, ms. */
@@ -180,6 +228,7 @@ export class InferencePool {
       return Promise.reject(
         new OverloadedError(`the wait of about ${Math.round(wait)} ms would exceed the deadline of ${Math.round(deadlineMs)} ms`),
       );
+    this.arrivals.arrived(performance.now());
     return new Promise((resolve, reject) => {
       this.queue.push({ input, bytes, deadline: performance.now() + deadlineMs, attempts: 0, settled: false, resolve, reject });
       this.queueBytes += bytes;
@@ -204,6 +253,7 @@ export class InferencePool {
       for (const job of slot.inflight.values()) this.fail(job, new OverloadedError('the miner is stopping'));
       slot.inflight.clear();
     }
+    this.tellIdle();
     await Promise.all(this.slots.map(async (slot) => slot.child?.end()));
   }
 
@@ -218,6 +268,10 @@ export class InferencePool {
         maxBatch: options.maxBatch ?? 8,
         nice: options.nice ?? 0,
         limits: options.limits ?? DEFAULT_IMAGE_LIMITS,
+        providers: [...(options.providers ?? PROVIDERS)],
+        deviceId: slot.deviceId,
+        budgetMs: options.latencyBudgetMs ?? LATENCY_BUDGET_MS,
+        strict: options.strict ?? false,
       },
       {
         onResult: (id, results, batchMs, batchSize) => this.onResult(slot, id, results, batchMs, batchSize),
@@ -225,6 +279,7 @@ export class InferencePool {
           if (slot.child === mine) this.onExit(slot, reason);
         },
       },
+      options.engineCache,
     );
     mine = child;
     if (this.abort.signal.aborted) {
@@ -234,6 +289,10 @@ export class InferencePool {
     slot.child = child;
     slot.startedAt = performance.now();
     this.batchLimit = child.batchLimit;
+    this.provider = child.provider;
+    this.rssAtStart.set(child.pid, child.rssBytes);
+    if (child.passedOver.length > 0)
+      options.logger.info({ provider: child.provider, passedOver: child.passedOver }, 'execution provider chosen');
     if (this.perImageMs === 0) this.perImageMs = child.perImageMs;
     this.pump();
   }
@@ -253,20 +312,29 @@ export class InferencePool {
       if (best.inflight.size === 0) best.active = performance.now();
       best.inflight.set(id, job);
       job.attempts += 1;
-      best.child?.predict(id, [job.input]);
+      const now = performance.now();
+      const interarrivalMs = this.arrivals.value(now);
+      best.child?.predict(id, [job.input], {
+        deadline: Number.isFinite(job.deadline) ? monotonicMs() + job.deadline - now : null,
+        behind: this.queue.length,
+        interarrivalMs: Number.isFinite(interarrivalMs) ? interarrivalMs : null,
+      });
     }
   }
 
   private onResult(slot: Slot, id: number, results: OneResult[], batchMs: number, batchSize: number): void {
     slot.active = performance.now();
-    this.perImageMs = this.perImageMs * (1 - SMOOTHING) + (batchMs / Math.max(1, batchSize)) * SMOOTHING;
+    // A batch of images that could not be decoded took no time, and says nothing of the next.
+    if (batchMs > 0) this.perImageMs = this.perImageMs * (1 - SMOOTHING) + (batchMs / Math.max(1, batchSize)) * SMOOTHING;
     const job = slot.inflight.get(id);
     slot.inflight.delete(id);
     const [result] = results;
     if (job !== undefined && !job.settled && result !== undefined) {
       if (result.ok) {
         job.settled = true;
-        job.resolve({ prediction: result.prediction, votes: result.votes, ms: result.ms });
+        const { prediction, votes, leftOut, augmented, ms } = result;
+        for (const one of leftOut) this.options.onLeftOut?.(one);
+        job.resolve({ prediction, votes, leftOut, augmented, ms });
       } else {
         this.fail(job, result.kind === 'model' ? new InferenceError(result.message) : new ImageError(result.kind, result.message));
       }
@@ -276,6 +344,7 @@ export class InferencePool {
   }
 
   private onExit(slot: Slot, reason: string): void {
+    if (slot.child !== null) this.rssAtStart.delete(slot.child.pid);
     slot.child = null;
     if (this.abort.signal.aborted) return;
     const again: Job[] = [];

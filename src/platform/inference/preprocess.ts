@@ -304,6 +304,20 @@ export function writeTensor(square: Square, preprocess: Preprocess, target: Floa
   }
 }
 
+/** Mirrors every image of a batch [n, 3, size, size] left to right, into a new batch. */
+export function mirror(batch: Float32Array, size: number): Float32Array {
+  const out = new Float32Array(batch.length);
+  for (let row = 0; row < batch.length; row += size)
+    out.set(
+      batch
+        .subarray(row, row + size)
+        .slice()
+        .reverse(),
+      row,
+    );
+  return out;
+}
+
 /** Two members with the same key share one tensor. */
 export function preprocessKey(preprocess: Preprocess): string {
   return JSON.stringify([preprocess.size, preprocess.crop, preprocess.interpolation, preprocess.mean, preprocess.std]);
