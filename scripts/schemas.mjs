@@ -39,6 +39,8 @@ const render = (schema) => `${JSON.stringify(z.toJSONSchema(schema, { io: 'input
 const wanted = new Map(Object.entries(schemas).map(([name, schema]) => [`${name}.json`, render(schema)]));
 // The rules of the validators that the jobs draw challenges by: data, not a schema, but written once all the same.
 wanted.set('profiles.json', `${JSON.stringify(PROFILES, null, 2)}\n`);
+// The table of failures, which the Python side is compared with: data as well.
+wanted.set('job-failures.json', `${JSON.stringify(jobs.JOB_FAILURES, null, 2)}\n`);
 
 mkdirSync(target, { recursive: true });
 const present = readdirSync(target).filter((file) => file.endsWith('.json'));

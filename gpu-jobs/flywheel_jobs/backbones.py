@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .context import JobContext
-from .errors import BadInput, Infrastructure
+from .errors import BadInput, MissingWeights, UnknownBackbone, WeightsOutOfReach
 from .objects import FileObjects, canonical_json, sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -98,14 +98,16 @@ class Preprocess:
 
 
 def package_checkpoint(package: str) -> Path:
-    """The one checkpoint file inside an installed Python package. Raises BadInput when there is none or more than one."""
+    """The one checkpoint file inside an installed Python package. Raises MissingWeights when there is none or more than one."""
     found = importlib.util.find_spec(package.replace("-", "_"))
     if found is None or not found.submodule_search_locations:
-        raise BadInput(f"the package {package!r} that should carry the weights is not installed. `uv sync` installs the pinned ones.")
+        raise MissingWeights(f"the package {package!r} that should carry the weights is not installed. `uv sync` installs the pinned ones.")
     root = Path(next(iter(found.submodule_search_locations)))
     files = sorted(path for pattern in ("*.pth", "*.pt", "*.safetensors") for path in root.rglob(pattern))
     if len(files) != 1:
-        raise BadInput(f"the package {package!r} holds {len(files)} checkpoints, expected one. Give the path of the file as `weights`.")
+        raise MissingWeights(
+            f"the package {package!r} holds {len(files)} checkpoints, expected one. Give the path of the file as `weights`."
+        )
     return files[0]
 
 
@@ -121,7 +123,7 @@ def _weights_file(ref: BackboneRef, objects: FileObjects) -> Path | None:
         return None
     path = Path(ref.weights)
     if not path.is_file():
-        raise BadInput(
+        raise MissingWeights(
             f"no weights file at {path} for {ref.backbone}. "
             "Use `hub`, `package:NAME`, `none` (random, tests only) or the path of a checkpoint."
         )
@@ -163,7 +165,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise BadInput(
+        raise MissingWeights(
             f"the weights {path} cannot be read: {type(error).__name__}: {error}. Give a safetensors or PyTorch checkpoint."
         ) from error
     for key in ("state_dict", "model"):
@@ -177,30 +179,32 @@ def fit_state(state: dict[str, torch.Tensor], model: nn.Module, what: str) -> di
 
     Equal names are taken as they are. Otherwise both lists must run in step: as many tensors, and at each place the same
     last name (`weight`, `running_mean` ...) and shape; that is how the original EfficientNet-Lite naming maps onto timm's.
-    Raises BadInput naming the first place where they part.
+    Raises MissingWeights naming the first place where they part.
     """
     own = model.state_dict()
     if own.keys() <= state.keys():
         return {name: state[name] for name in own}
     if len(own) != len(state):
-        raise BadInput(
+        raise MissingWeights(
             f"{what} holds {len(state)} tensors, the model {len(own)}; the names differ too. Are these the weights of this backbone?"
         )
     for (name, tensor), (theirs, given) in zip(own.items(), state.items(), strict=True):
         if name.rsplit(".", 1)[-1] != theirs.rsplit(".", 1)[-1] or tensor.shape != given.shape:
-            raise BadInput(f"{what} does not fit: {theirs} {tuple(given.shape)} stands where the model has {name} {tuple(tensor.shape)}.")
+            raise MissingWeights(
+                f"{what} does not fit: {theirs} {tuple(given.shape)} stands where the model has {name} {tuple(tensor.shape)}."
+            )
     return dict(zip(own, state.values(), strict=True))
 
 
 def create(ref: BackboneRef, objects: FileObjects) -> nn.Module:
-    """The timm model with its weights, no classifier, in eval mode. Raises BadInput or Infrastructure (hub out of reach)."""
+    """The timm model with its weights, no classifier, in eval mode. Raises UnknownBackbone, MissingWeights or WeightsOutOfReach."""
     import timm
     import torch
     from timm.layers.config import set_fused_attn
 
     set_fused_attn(False)  # fused attention does not export for every backbone, and buys nothing at this size
     if not timm.is_model(ref.backbone.split(".", 1)[0]):
-        raise BadInput(f"timm knows no model {ref.backbone!r}. `timm.list_models()` lists the names.")
+        raise UnknownBackbone(f"timm knows no model {ref.backbone!r}. `timm.list_models()` lists the names.")
     config = timm.get_pretrained_cfg(ref.backbone)
     extra: dict[str, Any] = {"img_size": ref.resolution} if config is not None and config.fixed_input_size else {}
     file = _weights_file(ref, objects)
@@ -208,7 +212,7 @@ def create(ref: BackboneRef, objects: FileObjects) -> nn.Module:
         try:
             return timm.create_model(ref.backbone, pretrained=True, num_classes=0, **extra).eval()
         except Exception as error:
-            raise Infrastructure(
+            raise WeightsOutOfReach(
                 f"the weights of {ref.backbone} could not be fetched from the Hugging Face Hub: "
                 f"{type(error).__name__}: {str(error)[:300]}. "
                 "Three ways on: let this machine reach huggingface.co (HF_TOKEN, HF_ENDPOINT for a mirror); "

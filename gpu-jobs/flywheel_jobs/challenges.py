@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from ._light import InterpolationMode, tvf
-from .errors import BadInput
+from .errors import BadInput, CorruptImage, EmptySplit, OneClass
 
 if TYPE_CHECKING:
     from .context import JobContext
@@ -210,12 +210,12 @@ def encode(pixels: Pixels, quality: int = STANDARD.quality) -> bytes:
 
 
 def decode(data: bytes, digest: str) -> Pixels:
-    """RGB pixels of an encoded image. Raises BadInput naming the digest when it is none."""
+    """RGB pixels of an encoded image. Raises CorruptImage naming the digest when it is none."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert("RGB"), np.uint8)
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"object {digest} is no readable image: {error}. Take its row out of the manifest and start again.") from error
+        raise CorruptImage(f"object {digest} is no readable image: {error}. Take its row out of the manifest and start again.") from error
 
 
 def run(ctx: JobContext, job_input: Row) -> Row:
@@ -228,7 +228,7 @@ def run(ctx: JobContext, job_input: Row) -> Row:
     flips = bool(job_input.get("flips", False))
     rules = rules_of(str(job_input.get("profile")))
     if not rows:
-        raise BadInput(f"manifest {job_input['manifest']} holds no image: there is nothing to make challenges from.")
+        raise EmptySplit(f"manifest {job_input['manifest']} holds no image: there is nothing to make challenges from.")
     strata = _strata(rows, rules) if mode == "draw" else {}
     total = count if mode == "draw" else count * len(rows)
     made: list[Row] = []
@@ -301,7 +301,7 @@ def _strata(rows: list[Row], rules: Rules) -> dict[int, tuple[list[list[Row]], N
         strata[label] = ([by_kind[kind] for kind in there], np.cumsum(shares / shares.sum()) if there else shares)
     if not all(counts.values()):
         unlabelled = sum(row["label"] is None for row in rows)
-        raise BadInput(
+        raise OneClass(
             "a challenge draws its label first, so both classes are needed: the manifest has "
             f"{counts[1]} images with roadwork, {counts[0]} without and {unlabelled} without a label. "
             "Add labelled images of the missing class."

@@ -1,13 +1,13 @@
 """`flywheel-job run SPEC.json`: checks the spec, runs one job, writes its result.
 
-Exit codes: 0 done, 65 bad input, 71 infrastructure, 75 interrupted (start again to go on), 76 out of memory.
+Exit codes: 0 done; 65 bad input, 71 infrastructure, 75 interrupted (start again to go on), 76 out of memory, and one for
+every special case of these (`flywheel_jobs/errors.py`; `flywheel-job failures` prints the table).
 Modules are imported when a job needs them, so that light jobs start fast.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import fcntl
 import hashlib
 import importlib
@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput, Infrastructure, JobError, OutOfMemory
+from .errors import FAILURES, BadInput, Infrastructure, JobError, OutOfMemory, is_full, not_written, says_out_of_memory
 
 CONTRACT_VERSION = 1
 JOBS = {
@@ -53,15 +53,16 @@ def _version(name: str) -> str | None:
 
 
 def as_job_error(error: BaseException) -> JobError:
-    """Any failure as one of the four kinds of the contract."""
+    """Any failure as one of the contract's."""
     if isinstance(error, JobError):
         return error
     text = f"{type(error).__name__}: {error}"
-    allocation = ("out of memory", "can't allocate memory", "not enough memory", "bad allocation", "std::bad_alloc")
-    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in allocation):
-        return OutOfMemory(f"out of memory: {text}. Finished parts were kept; start again on a machine with more memory.")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Infrastructure(f"the disk is full: {text}. Finished parts were kept; free space and start again.")
+    if says_out_of_memory(error):
+        return OutOfMemory(
+            f"out of memory: {text}. Finished parts were kept; start again with smaller batches (`batchDivisor`) or on a bigger machine."
+        )
+    if isinstance(error, OSError) and is_full(error):
+        return not_written(error.filename or "a file of the job", error)
     return Infrastructure(f"unexpected failure: {text}. Finished parts were kept; see the traceback in the job's log.")
 
 
@@ -116,7 +117,8 @@ def run(spec_path: str) -> int:
                 return 0
             write_atomic(mark_file, mark.encode())
             try:
-                context = JobContext(FileObjects(spec.objects_root), spec.cache_dir, spec.work_dir, spec.threads, Progress(spec.work_dir))
+                objects, progress = FileObjects(spec.objects_root), Progress(spec.work_dir)
+                context = JobContext(objects, spec.cache_dir, spec.work_dir, spec.threads, progress, spec.batch_divisor)
                 job: Callable[[JobContext, dict[str, Any]], dict[str, Any]] = importlib.import_module(JOBS[spec.job]).run
                 output = job(context, spec.input)
                 try:
@@ -132,7 +134,7 @@ def run(spec_path: str) -> int:
                 failure = as_job_error(error)
                 _print_failure(error, failure)
                 seconds = round(time.monotonic() - started, 3)
-                result = {**head, "ok": False, "error": {"kind": failure.kind, "message": str(failure)}, "seconds": seconds}
+                result = {**head, "ok": False, "error": _told(failure), "seconds": seconds}
                 write_atomic(result_file, json.dumps(result, ensure_ascii=False, indent=1).encode())
                 return failure.exit_code
     except Exception as error:  # no place to write a result: the exit code and the log say it
@@ -141,10 +143,14 @@ def run(spec_path: str) -> int:
         return failure.exit_code
 
 
+def _told(failure: JobError) -> dict[str, str]:
+    return {"kind": failure.kind, "reason": failure.reason, "message": str(failure)}
+
+
 def _print_failure(error: Exception, failure: JobError) -> None:
     if not isinstance(error, JobError):
         traceback.print_exc()
-    print(f"flywheel-job: {failure.kind}: {failure}", file=sys.stderr)
+    print(f"flywheel-job: {failure.reason}: {failure}", file=sys.stderr)
 
 
 def _report_unusable_spec(spec_path: str, error: JobError, seconds: float) -> None:
@@ -156,7 +162,7 @@ def _report_unusable_spec(spec_path: str, error: JobError, seconds: float) -> No
         return
     from .objects import write_atomic
 
-    failure = {**head, "ok": False, "error": {"kind": error.kind, "message": str(error)}, "seconds": round(seconds, 3)}
+    failure = {**head, "ok": False, "error": _told(error), "seconds": round(seconds, 3)}
     try:
         write_atomic(work_dir / "result.json", json.dumps(failure, ensure_ascii=False, indent=1).encode())
     except JobError as second:
@@ -169,7 +175,12 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     run_parser = commands.add_parser("run", help="run the job a spec file describes")
     run_parser.add_argument("spec", help="path of the JSON spec; the result goes to its workDir")
+    commands.add_parser("failures", help="print every failure: exit code, reason, kind, what it means")
     arguments = parser.parse_args(argv)
+    if arguments.command == "failures":
+        for failure in sorted(FAILURES, key=lambda one: one.exit_code):
+            print(f"{failure.exit_code}  {failure.reason:22}{failure.kind:16}{(failure.__doc__ or '').splitlines()[0]}")
+        sys.exit(0)
     sys.exit(run(arguments.spec))
 
 

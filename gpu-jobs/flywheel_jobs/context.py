@@ -22,3 +22,9 @@ class JobContext:
     threads: int
     """cap on compute threads"""
     progress: Progress
+    batch_divisor: int = 1
+    """every batch is divided by this: above 1 after an earlier start ran out of memory"""
+
+    def batch(self, wanted: int) -> int:
+        """A batch of `wanted` images, divided as the spec says, at least 1."""
+        return max(1, wanted // self.batch_divisor)

@@ -13,7 +13,7 @@ import numpy as np
 from .backbones import Bytes, create, feature_net, onnx_session, to_onnx, weights_digest
 from .cli import environment
 from .context import JobContext
-from .errors import BadInput
+from .errors import BadInput, EmptySplit, ParityLost
 from .features import decode
 from .heads import calibrate, vote
 from .metrics import Array, sigmoid
@@ -28,7 +28,7 @@ BATCH = 16
 
 
 def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
-    """Writes the bundle. Raises BadInput when ONNX and PyTorch differ by more than the tolerance, or weights have changed."""
+    """Writes the bundle. Raises ParityLost when ONNX and PyTorch differ by more than the tolerance, BadInput when weights have changed."""
     import torch
 
     torch.set_num_threads(ctx.threads)
@@ -67,7 +67,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
         ctx.progress.step("export", number + 1, count, "members", member.name)
     largest = parity(onnx_votes, torch_votes, trained)
     if not largest <= float(job_input["parityTolerance"]):
-        raise BadInput(
+        raise ParityLost(
             f"ONNX and PyTorch differ by {largest:.2e} in probability on {len(images)} images, "
             f"more than {job_input['parityTolerance']:.2e} allows. "
             "No bundle was named; the trained weights are kept. Do not serve this model: report the backbone and the versions."
@@ -130,7 +130,7 @@ def _parity_images(ctx: JobContext, job_input: dict[str, Any]) -> list[ImageRow]
         read_manifest(ctx.objects, job_input["parity"], "manifest of the parity check", refuse_test=False), key=lambda r: r.digest
     )
     if not rows:
-        raise BadInput("the manifest of the parity check is empty: a bundle is only written when it was compared on images.")
+        raise EmptySplit("the manifest of the parity check is empty: a bundle is only written when it was compared on images.")
     chosen = np.random.default_rng(int(job_input["seed"])).permutation(len(rows))[: int(job_input["parityImages"])]
     return [rows[index] for index in sorted(chosen)]
 

@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from .backbones import Backbone, BackboneRef, Bytes, FeatureKind, Floats
 from .context import JobContext
-from .errors import BadInput
+from .errors import CorruptImage, OneImageTooBig, says_out_of_memory
 from .objects import sha256, write_atomic
 
 VIEW_VERSION = 1
@@ -47,12 +47,12 @@ class Features:
 
 
 def decode(data: bytes, digest: str) -> Image.Image:
-    """An RGB picture. Raises BadInput naming the image."""
+    """An RGB picture. Raises CorruptImage naming the image."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return picture.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadInput(f"object {digest} is no readable image: {error}. Take its row out of the manifest and start again.") from error
+        raise CorruptImage(f"object {digest} is no readable image: {error}. Take its row out of the manifest and start again.") from error
 
 
 def challenge_view(picture: Image.Image, digest: str, view: int) -> Image.Image:
@@ -165,14 +165,20 @@ class Extractor:
         try:
             return self.backbone.compute(pixels)
         except Exception as error:
-            if len(pixels) == 1 or not any(sign in str(error).lower() for sign in ("memory", "alloc")):
+            if not says_out_of_memory(error):
                 raise
+            if len(pixels) == 1:
+                raise OneImageTooBig(
+                    f"the features of one image at a time do not fit into memory: {error}. Finished features were kept. "
+                    "Use a bigger machine, a smaller backbone or a lower resolution."
+                ) from error
             half = len(pixels) // 2
             first, second = self._guarded(pixels[:half]), self._guarded(pixels[half:])
             return {"final": np.concatenate([first["final"], second["final"]]), "mid": np.concatenate([first["mid"], second["mid"]])}
 
     def _batches(self, keys: list[Key]) -> Iterator[tuple[list[Key], Bytes]]:
-        chunks = [keys[start : start + BATCH] for start in range(0, len(keys), BATCH)]
+        batch = self._ctx.batch(BATCH)
+        chunks = [keys[start : start + batch] for start in range(0, len(keys), batch)]
         prepare = _Preparer(self._ctx, self.backbone)
         if self._ctx.threads < 2:
             yield from ((chunk, prepare(chunk)) for chunk in chunks)

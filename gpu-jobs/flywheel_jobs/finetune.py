@@ -18,7 +18,7 @@ from PIL import Image
 
 from .backbones import BackboneRef, FeatureKind, Preprocess, create, feature_net, onnx_session, to_onnx
 from .context import JobContext
-from .errors import Interrupted, OutOfMemory
+from .errors import Interrupted, NotFinite, OneImageTooBig, says_out_of_memory
 from .features import augmented, decode
 from .heads import Head
 from .metrics import Array, Labels, measure, sigmoid
@@ -87,7 +87,7 @@ def fine_tune(
     """Trains backbone and head and keeps the best weights by validation Brier, if they beat the probe.
 
     `mark` identifies the job's input: a checkpoint of another input is not used. Raises Interrupted after writing a
-    checkpoint, OutOfMemory when even single images do not fit.
+    checkpoint, OneImageTooBig when even single images do not fit, NotFinite when the loss is NaN or infinite.
     """
     import io
 
@@ -153,14 +153,15 @@ def fine_tune(
         return float(found["accuracy"]), float(found["brier"])
 
     file = ctx.work_dir / f"finetune-{name}.pt"
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "probe": None, "capped": False, "micro": settings.batch}
+    micro = ctx.batch(settings.batch)
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "probe": None, "capped": False, "micro": micro}
     if file.is_file():
         try:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
             if loaded["mark"] == mark:
                 model.load_state_dict(loaded.pop("model"))
                 optimiser.load_state_dict(loaded.pop("optimiser"))
-                state = loaded
+                state = {**loaded, "micro": min(loaded["micro"], micro)}
         except Exception as error:  # a checkpoint that cannot be read costs time, not the job
             ctx.progress.step("fine-tune", 0, steps, "steps", f"checkpoint unusable, starting over: {error}")
     began = time.monotonic() - float(state["seconds"])
@@ -211,13 +212,18 @@ def fine_tune(
                     loss += float(one.detach())
                 break
             except (RuntimeError, MemoryError) as error:
-                if not any(sign in str(error).lower() for sign in ("memory", "alloc")):
+                if not says_out_of_memory(error):
                     raise
                 if state["micro"] <= 1:
-                    raise OutOfMemory(
+                    raise OneImageTooBig(
                         f"one image at a time does not fit into memory: {error}. Use a bigger machine or a smaller backbone."
                     ) from error
                 state["micro"] = max(1, state["micro"] // 2)
+        if not math.isfinite(loss):
+            raise NotFinite(
+                f"the loss of {name} is {loss} at step {step + 1} of {steps}: training diverged. "
+                "The last checkpoint and the probe were kept. Lower `fineTune.backboneLr` and `headLr`, or set `fineTune.mode` to never."
+            )
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimiser.step()
         state["step"] = step + 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from .backbones import BackboneRef
 from .context import JobContext
-from .errors import BadInput
+from .errors import BadInput, EmptySplit, OneClass
 from .features import extractor_pool
 from .heads import Head, Rows, choose_strength, fit_rows, group_folds
 from .metrics import Array, error_correlation, measure, sigmoid
@@ -33,7 +33,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
     labels = np.array([row.label for row in train], np.int64)
     positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
     if not positives or not negatives:
-        raise BadInput(
+        raise (OneClass if positives or negatives else EmptySplit)(
             f"the training manifest has {positives} images with roadwork and {negatives} without: voters need both. Import more images."
         )
     groups = np.array([row.group for row in train])

@@ -11,7 +11,7 @@ import numpy as np
 
 from .backbones import BackboneRef, Floats
 from .context import JobContext
-from .errors import BadInput
+from .errors import EmptySplit
 from .features import Extractor
 from .spec import read_manifest
 
@@ -22,12 +22,12 @@ BLOCK = 1024
 def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
     """Writes {query, neighbours: [{digest, score}]} a query, in the order of the queries; the query itself is left out.
 
-    Raises BadInput for an empty manifest. A `test` image may be neither query nor neighbour: what is found here is learned from.
+    Raises EmptySplit for an empty manifest. A `test` image may be neither query nor neighbour: what is found here is learned from.
     """
     queries = read_manifest(ctx.objects, job_input["queries"], "manifest of queries")
     corpus = read_manifest(ctx.objects, job_input["corpus"], "corpus")
     if not queries or not corpus:
-        raise BadInput(f"nothing to compare: {len(queries)} queries, {len(corpus)} images in the corpus.")
+        raise EmptySplit(f"nothing to compare: {len(queries)} queries, {len(corpus)} images in the corpus.")
     k, member = int(job_input["k"]), job_input["member"]
     extractor = Extractor(ctx, BackboneRef.of(member))
     digests = sorted({row.digest for row in corpus} | {row.digest for row in queries})

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import BadInput, Infrastructure
+from .errors import BadInput, Infrastructure, not_written
 
 _DIGEST = re.compile(r"^[0-9a-f]{64}$")
 
@@ -33,7 +33,7 @@ def canonical_json(value: Any) -> bytes:
 def write_atomic(path: Path, data: bytes) -> None:
     """Writes beside the target, syncs, renames: a reader sees the old bytes or the new, never a part.
 
-    Raises Infrastructure when the disk refuses.
+    Raises DiskFull or Infrastructure when the disk refuses.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +54,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise Infrastructure(
-            f"could not write {path}: {error}. Nothing of it was kept. Free space or correct the permissions, then start the job again."
-        ) from error
+        raise not_written(path, error) from error
 
 
 class FileObjects:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from .errors import Infrastructure, Interrupted
+from .errors import Interrupted, not_written
 
 _stop = threading.Event()
 
@@ -77,4 +77,4 @@ class Progress:
                 with self._path.open("a", encoding="utf-8") as file:
                     file.write(text)
             except OSError as error:
-                raise Infrastructure(f"could not write {self._path}: {error}. Free space, then start the job again.") from error
+                raise not_written(self._path, error) from error

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import BadInput
+from .errors import BadInput, WrongSpec
 from .objects import FileObjects
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ def _validator(name: str) -> Validator:
     return Draft202012Validator(json.loads(text))
 
 
-def validate(name: str, value: Any, what: str) -> None:
-    """Checks `value` against the schema `name` (file name without `.json`). Raises BadInput that names each wrong field."""
+def validate(name: str, value: Any, what: str, error: type[BadInput] = BadInput) -> None:
+    """Checks `value` against the schema `name` (file name without `.json`). Raises `error` that names each wrong field."""
     errors = sorted(_validator(name).iter_errors(value), key=lambda error: list(map(str, error.absolute_path)))
     if errors:
         shown = "; ".join(f"{'.'.join(map(str, error.absolute_path)) or '(top)'}: {error.message}" for error in errors[:5])
         more = f" (and {len(errors) - 5} more)" if len(errors) > 5 else ""
-        raise BadInput(f"{what} does not fit the contract `{name}`: {shown}{more}. Nothing was started; correct it and start again.")
+        raise error(f"{what} does not fit the contract `{name}`: {shown}{more}. Nothing was started; correct it and start again.")
 
 
 def with_defaults(name: str, value: dict[str, Any]) -> dict[str, Any]:
@@ -67,17 +67,19 @@ class Spec:
     cache_dir: Path
     work_dir: Path
     threads: int
+    batch_divisor: int
     input: dict[str, Any]
 
     @classmethod
     def load(cls, path: str | Path) -> Spec:
-        """Reads and checks a spec file and the job's own input. Raises BadInput."""
+        """Reads and checks a spec file and the job's own input. Raises WrongSpec."""
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BadInput(f"the spec {path} cannot be read: {error}. Nothing was started.") from error
-        validate("job-spec", raw, f"the spec {path}")
-        validate(f"{raw['job']}.input", raw["input"], f"the input of job {raw['job']}")
+            raise WrongSpec(f"the spec {path} cannot be read: {error}. Nothing was started.") from error
+        _same_version(raw, path)
+        validate("job-spec", raw, f"the spec {path}", WrongSpec)
+        validate(f"{raw['job']}.input", raw["input"], f"the input of job {raw['job']}", WrongSpec)
         return cls(
             job=raw["job"],
             name=raw["name"],
@@ -85,7 +87,19 @@ class Spec:
             cache_dir=Path(raw["cacheDir"]),
             work_dir=Path(raw["workDir"]),
             threads=int(raw["threads"]),
+            batch_divisor=int(raw.get("batchDivisor", 1)),
             input=with_defaults(f"{raw['job']}.input", raw["input"]),
+        )
+
+
+def _same_version(raw: Any, path: str | Path) -> None:
+    """Another version is told by its number, before its fields are found strange. Raises WrongSpec."""
+    spoken = _validator("job-spec").schema["properties"]["version"]["const"]  # type: ignore[index, unused-ignore]
+    found = raw.get("version") if isinstance(raw, dict) else None
+    if isinstance(found, int) and found != spoken:
+        raise WrongSpec(
+            f"the spec {path} is of contract version {found}, this flywheel-job speaks {spoken}. Nothing was started. "
+            "Bring the flywheel and gpu-jobs to the same release."
         )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .backbones import BackboneRef, FeatureKind
 from .context import JobContext
-from .errors import BadInput
+from .errors import BadInput, EmptySplit, OneClass
 from .features import Extractor, extractor_pool
 from .finetune import Images, Settings, fine_tune
 from .heads import (
@@ -162,7 +162,7 @@ def _pools(rows: list[ImageRow]) -> tuple[list[ImageRow], list[ImageRow], list[I
     told = ", ".join(f"{pool}: {count[1]} with roadwork, {count[0]} without" for pool, count in counts.items())
     lacking = [pool for pool, count in counts.items() if not (count[0] and count[1])]
     if lacking:
-        raise BadInput(
+        raise (EmptySplit if any(not counts[pool] for pool in lacking) else OneClass)(
             f"training needs both classes in every pool; {', '.join(lacking)} lacks one ({told}). Import more images of that class."
         )
     return parts["train"], parts["validate"], parts["calibrate"]

@@ -1,14 +1,17 @@
+import errno
 import json
 import os
 import signal
 import sys
 import types
+from importlib import resources
+from pathlib import Path
 
 import pytest
 
 from flywheel_jobs import cli, progress
-from flywheel_jobs.errors import BadInput
-from flywheel_jobs.objects import FileObjects
+from flywheel_jobs.errors import FAILURES, BadInput, DiskFull
+from flywheel_jobs.objects import FileObjects, write_atomic
 
 DIGEST = "0" * 64
 RENDER = {"count": 2, "seed": 1}
@@ -84,16 +87,89 @@ def test_a_failed_job_started_again_runs_again(job):
 
 def test_an_input_outside_the_contract_is_refused_before_the_job_starts(job):
     code, result = job(done, {"count": 0, "seed": 1})
-    assert code == 65
+    assert code == 64
     assert result["error"]["kind"] == "bad-input"
+    assert result["error"]["reason"] == "wrong-spec"
     assert "count" in result["error"]["message"]
     assert job.calls == []
 
 
-def test_an_unreadable_spec_is_bad_input(tmp_path, capsys):
+def test_an_unreadable_spec_has_its_own_exit_code(tmp_path, capsys):
     (tmp_path / "spec.json").write_text("{")
-    assert cli.run(str(tmp_path / "spec.json")) == 65
+    assert cli.run(str(tmp_path / "spec.json")) == 64
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_spec_of_another_contract_version_says_which_and_starts_nothing(job):
+    code, result = job(done, version=2)
+    assert code == 64
+    assert "version 2, this flywheel-job speaks 1" in result["error"]["message"]
+    assert job.calls == []
+
+
+def test_the_table_of_failures_is_that_of_the_contract():
+    contract = json.loads(resources.files("flywheel_jobs").joinpath("schema", "job-failures.json").read_text())
+    ours = {failure.reason: {"exit": failure.exit_code, "kind": failure.kind} for failure in FAILURES}
+    assert ours == {reason: {"exit": entry["exit"], "kind": entry["kind"]} for reason, entry in contract.items()}
+    assert len({failure.exit_code for failure in FAILURES}) == len(FAILURES)
+
+
+def test_the_table_of_failures_is_printed_for_the_operator(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["failures"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(FAILURES)
+    assert any(line.startswith("73  disk-full ") for line in lines)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.reason)
+def test_every_failure_ends_with_its_own_exit_code_reason_and_message(job, failure):
+    def fail(ctx, given):
+        raise failure("what happened, what was kept, what to do")
+
+    code, result = job(fail)
+    assert code == failure.exit_code
+    assert result["error"] == {"kind": failure.kind, "reason": failure.reason, "message": "what happened, what was kept, what to do"}
+
+
+def test_batches_are_divided_as_the_spec_says_and_never_below_one(job):
+    seen = []
+
+    def look(ctx, given):
+        seen.extend([ctx.batch(32), ctx.batch(4)])
+        return done(ctx, given)
+
+    assert job(look, batchDivisor=8)[0] == 0
+    assert seen == [4, 1]
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    write_atomic(tmp_path / "kept", b"old")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match=r"the disk is full: .*kept could not be written"):
+        write_atomic(tmp_path / "kept", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_disk_that_fills_up_under_a_job_ends_it_with_the_exit_code_of_a_full_disk(job, tmp_path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "progress.jsonl").symlink_to("/dev/full")
+
+    def busy(ctx, given):
+        ctx.progress.step("scenes", 1, 1, "images")
+        return done(ctx, given)
+
+    code, result = job(busy)
+    assert code == 73
+    assert result["error"]["reason"] == "disk-full"
+    assert "Free space" in result["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +178,8 @@ def test_an_unreadable_spec_is_bad_input(tmp_path, capsys):
         (BadInput("x"), 65, "bad-input"),
         (MemoryError(), 76, "out-of-memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 76, "out-of-memory"),
-        (OSError(28, "No space left on device"), 71, "infrastructure"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 76, "out-of-memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), 73, "infrastructure"),
         (KeyError("surprise"), 71, "infrastructure"),
     ],
 )

@@ -5,7 +5,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
 import { monthOf } from '../domain/budget.js';
 import type { Digest } from '../domain/contracts/common.js';
-import { JOB_CONTRACT_VERSION, JOB_EXIT, JobResult, JOBS, type JobInput, type JobKind, type JobOrder } from '../domain/contracts/jobs.js';
+import {
+  JOB_CONTRACT_VERSION,
+  JOB_EXIT,
+  jobFailure,
+  JobResult,
+  JOBS,
+  JobSpec,
+  MAX_BATCH_DIVISOR,
+  type JobInput,
+  type JobKind,
+  type JobOrder,
+} from '../domain/contracts/jobs.js';
 import { BadInputError, JobFailedError } from '../domain/errors.js';
 import { jobDir } from '../platform/gpu/local.js';
 import { beating, type ActivityDeps } from './deps.js';
@@ -43,6 +54,7 @@ export function jobActivities(deps: ActivityDeps) {
       const checked = JOBS[input.kind].input.safeParse(input.input);
       if (!checked.success) throw new BadInputError(`the ${input.kind} job's input does not fit its contract: ${checked.error.message}`);
       const threads = deps.config.gpu.threads || deps.threads;
+      const batchDivisor = await nextBatchDivisor(input.name);
       const launched = await gpu.launchOrAdopt(
         {
           version: JOB_CONTRACT_VERSION,
@@ -52,6 +64,7 @@ export function jobActivities(deps: ActivityDeps) {
           cacheDir: home.cache,
           workDir: jobDir(home.jobs, input.name),
           threads,
+          ...(batchDivisor > 1 && { batchDivisor }),
           input: checked.data,
         },
         { maxSeconds: input.maxSeconds, nice: deps.config.gpu.nice },
@@ -76,9 +89,7 @@ export function jobActivities(deps: ActivityDeps) {
         const message =
           said && !said.ok ? said.error.message : `exit code ${status.exitCode ?? 'unknown (killed)'}: ${status.logTail.slice(-2000)}`;
         if (status.exitCode === JOB_EXIT.ok && said?.ok) return { outcome: 'done', message: '' };
-        if (status.exitCode === JOB_EXIT.badInput) return { outcome: 'bad-input', message };
-        if (status.exitCode === JOB_EXIT.outOfMemory) return { outcome: 'out-of-memory', message };
-        return { outcome: 'again', message };
+        return { outcome: await whatNext(input.name, status.exitCode), message };
       }
     },
 
@@ -187,11 +198,35 @@ export function jobActivities(deps: ActivityDeps) {
   };
 
   async function readResult(name: string): Promise<JobResult | null> {
+    return readJson(name, 'result.json', JobResult);
+  }
+
+  async function readJson<T>(name: string, file: string, schema: { parse(value: unknown): T }): Promise<T | null> {
     try {
-      return JobResult.parse(JSON.parse(await readFile(path.join(jobDir(home.jobs, name), 'result.json'), 'utf8')));
+      return schema.parse(JSON.parse(await readFile(path.join(jobDir(home.jobs, name), file), 'utf8')));
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
-      throw new JobFailedError(`result.json of job ${name} can't be read: ${String(error)}`);
+      throw new JobFailedError(`${file} of job ${name} can't be read: ${String(error)}`);
     }
+  }
+
+  /** What a failure asks for. A job out of memory is started again with its batches halved while that can still help. */
+  async function whatNext(name: string, exitCode: number | null): Promise<Exclude<JobEnd['outcome'], 'done'>> {
+    const failure = jobFailure(exitCode);
+    if (failure?.kind === 'bad-input') return 'bad-input';
+    if (failure?.kind !== 'out-of-memory') return 'again';
+    return failure.reason === 'one-image-too-big' || (await batchDivisor(name)) >= MAX_BATCH_DIVISOR ? 'out-of-memory' : 'again';
+  }
+
+  async function batchDivisor(name: string): Promise<number> {
+    return (await readJson(name, 'spec.json', JobSpec))?.batchDivisor ?? 1;
+  }
+
+  /** Of the start to come: what the last one had, doubled when that ended out of memory. */
+  async function nextBatchDivisor(name: string): Promise<number> {
+    const last = await readResult(name).catch(() => null); // a result that can't be read is the backend's to judge
+    const divisor = await batchDivisor(name).catch(() => 1);
+    const short = last !== null && !last.ok && last.error.kind === 'out-of-memory';
+    return short ? Math.min(divisor * 2, MAX_BATCH_DIVISOR) : divisor;
   }
 }

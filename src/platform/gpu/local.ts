@@ -14,7 +14,7 @@ import { createHash, randomBytes } from 'node:crypto';
 import { promises as fs } from 'node:fs';
 import path from 'node:path';
 import { z } from 'zod';
-import { JobProgress, JobResult, JOB_EXIT, type JobSpec } from '../../domain/contracts/jobs.js';
+import { exitOf, JobProgress, JobResult, JOB_EXIT, type JobSpec } from '../../domain/contracts/jobs.js';
 import { BadInputError, JobFailedError } from '../../domain/errors.js';
 import { packageRoot } from '../entry.js';
 import { ensureDir, isMissing, readJsonIfExists, readTail, writeFileAtomic, writeJsonAtomic } from '../fsutil.js';
@@ -340,12 +340,7 @@ export class LocalGpu implements GpuBackend {
     const result = await this.result(launch);
     if (!result) return null;
     if (result.ok) return JOB_EXIT.ok;
-    return {
-      'bad-input': JOB_EXIT.badInput,
-      'out-of-memory': JOB_EXIT.outOfMemory,
-      infrastructure: JOB_EXIT.infrastructure,
-      interrupted: JOB_EXIT.interrupted,
-    }[result.error.kind];
+    return exitOf(result.error);
   }
 
   private async expired(dir: string, launch: Launch): Promise<boolean> {
