@@ -1,5 +1,6 @@
 /** `flywheel miner` as a process: serves the champion until it is told to stop. */
 import { runMiner } from '../miner/index.js';
+import { fileMetagraph } from '../platform/metagraph/index.js';
 import { choosePort } from '../platform/network.js';
 import { sets } from '../platform/config.js';
 import type { CommandContext } from './context.js';
@@ -42,7 +43,8 @@ export async function minerCommand(context: CommandContext, options: { port?: nu
       port,
       controlPort,
       hotkey: identity.hotkey,
-      metagraphFile: identity.metagraphFile,
+      metagraph: await fileMetagraph(identity.metagraphFile),
+      minStake: config.miner.minStake,
       open: false,
       processes: config.miner.processes,
       threads: config.miner.threads,

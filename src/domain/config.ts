@@ -145,6 +145,14 @@ export const FlywheelConfig = z
       /** an answer should not take longer than this because of test-time augmentation or waiting for company in a batch, ms */
       latencyBudgetMs: z.number().positive().default(300),
       journalMaxBytes: z.number().positive(),
+      /** closed journal segments older than this are deleted, days */
+      journalMaxAgeDays: z.number().positive().default(30),
+      /** when journal lines and images are forced to the disk: with every batch, once a second, or as the system likes */
+      journalSync: z.enum(['always', 'interval', 'never']).default('interval'),
+      /** validators with less stake than this are refused, in the unit of the metagraph */
+      minStake: z.number().min(0).default(0),
+      /** requests of one hotkey: so many a second for ever, and so many at once */
+      rate: z.object({ perSecond: z.number().positive(), burst: z.number().int().min(1) }).default({ perSecond: 500, burst: 2000 }),
     }),
     /** the subtensor that `--metagraph chain` reads and advertises to */
     chain: z

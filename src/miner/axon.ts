@@ -35,7 +35,7 @@ export interface AxonOptions {
   /** null: may ask; else the reason of the refusal */
   permit: (hotkey: string) => string | null;
   /** why no answer can be given now (503), or null. Asked before the body is read */
-  unavailable: (deadlineMs: number) => string | null;
+  unavailable: (hotkey: string, deadlineMs: number) => string | null;
   /** @throws OverloadedError, DeadlineError, ImageError */
   answer: (image: Buffer, deadlineMs: number, request: VerifiedRequest) => Promise<AxonAnswer>;
   /** after the answer was handed to the network; must not throw */
@@ -159,7 +159,7 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
       return;
     }
     const deadlineMs = verified.timeoutS * 1000 * DEADLINE_SHARE;
-    const unavailable = options.unavailable(deadlineMs - elapsed());
+    const unavailable = options.unavailable(verified.hotkey, deadlineMs - elapsed());
     if (unavailable !== null) throw new Refusal(503, unavailable.startsWith('no model') ? 'no-model' : 'overloaded', unavailable);
 
     const image = imageOf(await readBody(request));

@@ -8,6 +8,7 @@
 import { watch, promises as fs, type FSWatcher } from 'node:fs';
 import path from 'node:path';
 import { Bundle } from '../domain/contracts/bundle.js';
+import type { Digest } from '../domain/contracts/common.js';
 import { ChampionPointer, ShadowOrder } from '../domain/contracts/miner.js';
 import { parseJson } from '../platform/fsutil.js';
 import { BUNDLE_FILE } from '../platform/inference/bundle.js';
@@ -39,6 +40,12 @@ export interface ModelHostOptions {
   onLook?(): Promise<void>;
   /** time between two looks, ms */
   pollMs?: number;
+}
+
+/** A bundle outside the flywheel: no pointer names it. */
+export interface FixedBundle {
+  dir: string;
+  digest: Digest;
 }
 
 export interface Serving {
@@ -106,6 +113,26 @@ export class ModelHost {
 
   get restarts(): number {
     return [this.serving, this.shadow, this.previous].reduce((sum, one) => sum + (one?.pool.restarts ?? 0), 0);
+  }
+
+  /**
+   * Loads the fixed bundle and serves it as generation 1.
+   * @throws BadInputError, ObjectCorruptError when it is refused
+   */
+  async serveBundle({ dir, digest }: FixedBundle): Promise<void> {
+    const { processes, threads, logger, onLeftOut } = this.options;
+    const pool = await InferencePool.start({
+      bundleDir: dir,
+      digest,
+      processes,
+      threads,
+      ...this.poolOptions(),
+      ...(onLeftOut === undefined ? {} : { onLeftOut }),
+    });
+    if (this.stopped) return pool.stop(0);
+    this.serving = { pointer: { generation: 1, digest, previous: null }, pool };
+    this.options.onSwap('done');
+    logger.info({ dir, digest, pids: pool.pids, sizes: pool.sizes, batchLimit: pool.batchLimit }, 'bundle serves');
   }
 
   /** Begins to watch; the first look is already under way when it returns. */

@@ -5,6 +5,6 @@
  */
 export { openAxon, MAX_BODY_BYTES } from './axon.js';
 export { Journal } from './journal.js';
-export { Metagraph, Permits } from './metagraph.js';
+export { Permits } from './metagraph.js';
 export { chosen, PortError, runMiner, type Miner, type MinerLogger, type MinerOptions } from './run.js';
 export { NonceTable, requestId, Verifier } from './verify.js';

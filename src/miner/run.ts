@@ -7,11 +7,14 @@ import type { JournalRecord, MinerStatus } from '../domain/contracts/miner.js';
 import { BadInputError } from '../domain/errors.js';
 import type { Hotkey } from '../platform/bittensor/keys.js';
 import { protocolReady } from '../platform/bittensor/protocol.js';
+import { BUNDLE_FILE } from '../platform/inference/bundle.js';
 import { OverloadedError, type Prediction } from '../platform/inference/pool.js';
-import { openAxon, type Axon, type AxonAnswer } from './axon.js';
 import { ImageError } from '../platform/inference/preprocess.js';
 import type { Provider } from '../platform/inference/providers.js';
-import { ModelHost } from './champion.js';
+import { sha256File } from '../platform/objects/file.js';
+import type { MetagraphSource } from '../platform/ports.js';
+import { openAxon, type Axon, type AxonAnswer } from './axon.js';
+import { ModelHost, type FixedBundle } from './champion.js';
 import { CONTROL_HOST, openControl, type Control } from './control.js';
 import { Journal } from './journal.js';
 import { Permits } from './metagraph.js';
@@ -37,8 +40,12 @@ export interface MinerOptions {
   controlPort: number;
   /** this miner's key: validators must have signed for its address */
   hotkey: Pick<Hotkey, 'address'>;
-  /** JSON list of {uid, hotkey, validatorPermit, stake} (or under `neurons`), read again when it changes; null with `open` */
-  metagraphFile: string | null;
+  /** a bundle folder to serve, whatever champion.json says: without Temporal, catalog and store; null: the champion */
+  bundle?: string | null;
+  /** who may ask; closed when the miner stops. null with `open` */
+  metagraph: MetagraphSource | null;
+  /** validators with less stake are refused, in the metagraph's unit; default 0 */
+  minStake?: number;
   /** let in whoever signs correctly, permit or not: for development, on a loopback host only */
   open: boolean;
   /** inference processes and threads a process; 0: derived from the cores */
@@ -100,13 +107,15 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       `Without permits (open) the miner listens on loopback only, not on ${options.host}: anybody could use it. Give a metagraph file, or host 127.0.0.1. Nothing was started.`,
     );
   }
-  if (!options.open && options.metagraphFile === null) {
+  const source = options.open ? null : options.metagraph;
+  if (!options.open && source === null) {
     throw new BadInputError(
-      'The miner needs a metagraph file to know who may ask (or `open`, for development on loopback). Nothing was started.',
+      'The miner needs a metagraph to know who may ask (or `open`, for development on loopback). Nothing was started.',
     );
   }
   if (!(await isFolder(home))) throw new BadInputError(`The home folder ${home} does not exist. Nothing was started.`);
-  const permits = options.open || options.metagraphFile === null ? Permits.open() : await Permits.fromFile(options.metagraphFile);
+  const bundle = options.bundle === undefined || options.bundle === null ? null : await fixedBundle(options.bundle);
+  const permits = new Permits(source, options.minStake ?? 0);
   await protocolReady();
   const journal = await Journal.open({ dir: path.join(home, 'journal'), maxBytes: options.journalMaxBytes, logger, clock });
 
@@ -116,7 +125,6 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
   const shadowWork = new Set<Promise<void>>();
   let axon: Axon | null = null;
   let control: Control | null = null;
-  let permitProblem: string | null = null;
 
   const metrics = createMetrics({
     queue: () => host.serving?.pool.depth ?? 0,
@@ -137,13 +145,6 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     ...(options.providers === undefined ? {} : { providers: options.providers }),
     ...(options.latencyBudgetMs === undefined ? {} : { latencyBudgetMs: options.latencyBudgetMs }),
     ...(options.keepPrevious === undefined ? {} : { keepPrevious: options.keepPrevious }),
-    onLook: async () => {
-      if (await permits.reload()) logger.info({ neurons: permits.size }, 'metagraph read anew');
-      if (permits.problem !== permitProblem) {
-        permitProblem = permits.problem;
-        if (permitProblem !== null) logger.error({ error: permitProblem }, 'the metagraph cannot be read; the last good one holds');
-      }
-    },
     ...(options.pollMs === undefined ? {} : { pollMs: options.pollMs }),
   });
 
@@ -156,7 +157,7 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
 
   const verifier = new Verifier(options.hotkey.address, () => BigInt(Math.floor(clock() * 1000)) * 1000n, journal.recent);
 
-  function record(request: { id: string; hotkey: string }, image: Buffer, answer: Answered, latencyMs: number): void {
+  function record(request: { id: string; hotkey: string; uuid: string }, image: Buffer, answer: Answered, latencyMs: number): void {
     answered += 1;
     const base: JournalRecord = {
       v: 1,
@@ -168,6 +169,7 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       votes: answer.full.votes,
       latencyMs,
       validator: request.hotkey,
+      uuidHash: createHash('sha256').update(request.uuid).digest('hex'),
       model: answer.model,
       generation: answer.generation,
       shadow: null,
@@ -202,6 +204,11 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     }
   }
 
+  const unwatch = source?.onChange(() => {
+    if (source.problem === null) logger.info({ neurons: permits.size, metagraph: source.name }, 'metagraph read anew');
+    else logger.error({ error: source.problem, metagraph: source.name }, 'the metagraph cannot be read; the last good one holds');
+  });
+
   function status(): MinerStatus {
     const { serving, shadow } = host;
     return {
@@ -217,6 +224,9 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       answered,
       journalled: journal.written,
       journalDropped: journal.dropped,
+      journalPaused: null,
+      metagraphProblem: source?.problem ?? null,
+      clockSkewMs: null,
     };
   }
 
@@ -228,6 +238,8 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     await Promise.allSettled(shadowWork);
     await journal.close();
     await control?.stop();
+    unwatch?.();
+    await source?.close();
     listening = false;
   }
 
@@ -236,17 +248,17 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       openAxon(options.host, options.port, {
         verifier,
         permit: (hotkey) => permits.refusal(hotkey),
-        unavailable: (deadlineMs) => {
+        unavailable: (hotkey, deadlineMs) => {
           if (host.serving === null) return 'no model yet';
-          const wait = host.serving.pool.estimateMs();
+          const wait = host.serving.pool.estimateMs(permits.priority(hotkey));
           return wait > deadlineMs ? `busy: the wait of about ${Math.round(wait)} ms would exceed the deadline` : null;
         },
-        answer: async (image, deadlineMs, { id }): Promise<Answered> => {
+        answer: async (image, deadlineMs, { id, hotkey }): Promise<Answered> => {
           const { serving } = host;
           if (serving === null) throw new OverloadedError('no model serves');
           const canary = await askCanary(id, image, deadlineMs);
           if (canary !== null) return { ...canary, generation: serving.pointer.generation };
-          const full = await serving.pool.predict(image, deadlineMs);
+          const full = await serving.pool.predict(image, deadlineMs, permits.priority(hotkey));
           return { prediction: full.prediction, full, model: serving.pointer.digest, generation: serving.pointer.generation };
         },
         answered: (request, image, answer, latencyMs) => record(request, image, answer as Answered, latencyMs),
@@ -260,11 +272,12 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     control = await openPort('control server', CONTROL_HOST, options.controlPort, () =>
       openControl(options.controlPort, status, metrics.registry),
     );
+    if (bundle === null) host.start();
+    else await host.serveBundle(bundle);
   } catch (error) {
     await stop();
     throw error;
   }
-  host.start();
   listening = true;
   const url = urlOf(options.host, axon.port);
   const controlUrl = urlOf(CONTROL_HOST, control.port);
@@ -276,6 +289,17 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     pids: () => host.serving?.pool.pids ?? [],
     stop: () => (stopping ??= stop()),
   };
+}
+
+/** @throws BadInputError when the folder holds no bundle.json */
+async function fixedBundle(dir: string): Promise<FixedBundle> {
+  try {
+    return { dir: path.resolve(dir), digest: await sha256File(path.join(dir, BUNDLE_FILE)) };
+  } catch (error) {
+    throw new BadInputError(
+      `${dir} is no bundle: ${(error as Error).message}. Nothing was started. Give the folder that holds ${BUNDLE_FILE}.`,
+    );
+  }
 }
 
 /** Whether a request also runs on the candidate: by hash, so that it is the same whoever asks again. */

@@ -22,6 +22,34 @@ export interface ObjectStore {
   getJsonl<T>(digest: Digest, parse: (row: unknown) => T): Promise<T[]>;
 }
 
+/** One neuron of the subnet's metagraph. */
+export interface Neuron {
+  uid: number;
+  /** SS58 address */
+  hotkey: string;
+  validatorPermit: boolean;
+  /** in TAO or alpha, as the source gives it; it orders validators and nothing else */
+  stake: number;
+}
+
+/** Who is who on the subnet: a file, or the chain. The last good list holds whatever happens to the source. */
+export interface MetagraphSource {
+  /** what it is, for logs and status: `file PATH`, `chain ENDPOINT netuid N` */
+  readonly name: string;
+  /** the last good list, empty until there is one; replaced as a whole, never changed in place */
+  readonly neurons: readonly Neuron[];
+  /** when that list was read at its source, ms since the epoch; 0 while there is none */
+  readonly asOf: number;
+  /** why nothing newer can be had: what happened, and that the last good list holds; null when all is well */
+  readonly problem: string | null;
+  /** Calls back after `neurons` or `problem` changed. @returns ends it */
+  onChange(listener: () => void): () => void;
+  /** Looks at the source now. Never rejects: what is wrong is in `problem` afterwards. */
+  reload(): Promise<void>;
+  /** Ends watching, timers and connections. */
+  close(): Promise<void>;
+}
+
 /** A model known to the catalog; its id is its name, its bytes the bundle. */
 export interface ModelRecord {
   id: string;

@@ -15,6 +15,7 @@ import { JobResult, type JobKind } from '../../src/domain/contracts/jobs.js';
 import { runMiner } from '../../src/miner/index.js';
 import { loadOrCreateHotkey, type Hotkey } from '../../src/platform/bittensor/keys.js';
 import { openCatalog } from '../../src/platform/catalog/index.js';
+import { fileMetagraph } from '../../src/platform/metagraph/index.js';
 import { loadConfig } from '../../src/platform/config.js';
 import { jobDir, LocalGpu } from '../../src/platform/gpu/local.js';
 import { homePaths, writeServices } from '../../src/platform/home.js';
@@ -148,7 +149,7 @@ describe('verdicts on rendered scenes', () => {
       port: await freePort(),
       controlPort: await freePort(),
       hotkey,
-      metagraphFile: paths.metagraph,
+      metagraph: await fileMetagraph(paths.metagraph),
       open: false,
       processes: 1,
       threads: 1,

@@ -1,7 +1,8 @@
 import { createHash } from 'node:crypto';
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
+import os from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
@@ -286,19 +287,23 @@ describe('a champion', () => {
     const load = Array.from({ length: 4 }, async () => {
       while (swapping) answers.push(await ask(image));
     });
-    for (let generation = 2; generation <= 11; generation++) {
-      await t.promote(generation, generation % 2 === 0 ? DARK : BRIGHT);
-      await t.until(`generation ${generation} serves`, serving(generation));
-      const { prediction } = await ask(image);
-      if (generation % 2 === 0) expect(prediction).toBeLessThan(0.1);
-      else expect(prediction).toBeGreaterThan(0.9);
+    try {
+      for (let generation = 2; generation <= 11; generation++) {
+        await t.promote(generation, generation % 2 === 0 ? DARK : BRIGHT);
+        await t.until(`generation ${generation} serves`, serving(generation));
+        const { prediction } = await ask(image);
+        if (generation % 2 === 0) expect(prediction).toBeLessThan(0.1);
+        else expect(prediction).toBeGreaterThan(0.9);
+      }
+    } finally {
+      // The load must end with the test, also with one that failed: it would never let the next one come.
+      swapping = false;
+      await Promise.all(load);
     }
-    swapping = false;
-    await Promise.all(load);
     expect(answers.length).toBeGreaterThan(50);
     expect(answers.filter((answer) => answer.status !== 200)).toEqual([]);
     expect(await (await fetch(`${t.miner.controlUrl}/metrics`)).text()).toContain('miner_swaps_total{result="done"} 11');
-  });
+  }, 120_000);
 
   it('stays when an older or equal generation comes, which is refused by name', async () => {
     await start();
@@ -437,6 +442,35 @@ describe('the shadow', () => {
   });
 });
 
+describe('a bundle folder', () => {
+  it('is served without a pointer, and a pointer that appears is not followed', async () => {
+    const { dir, digest } = await writeBundle(await mkdtemp(path.join(os.tmpdir(), 'flywheel-fixed-')), DARK);
+    const t = await startMiner({ bundle: dir });
+    const dendrite = connectDendrite({ hotkey: t.validator });
+    const ask = async () => dendrite.ask({ url: t.miner.url, axonHotkey: t.hotkey.address, image: await greyJpeg(200) });
+    try {
+      expect(t.miner.status()).toMatchObject({ ready: true, serving: { generation: 1, digest, previous: null } });
+      expect((await ask()).prediction).toBeLessThan(0.1);
+      await t.promote(2, BRIGHT);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      expect((await ask()).prediction).toBeLessThan(0.1);
+    } finally {
+      await dendrite.close();
+      await t.end();
+      await rm(path.dirname(dir), { recursive: true });
+    }
+  });
+
+  it('that is none, or is damaged, is refused before the miner serves', async () => {
+    const root = await mkdtemp(path.join(os.tmpdir(), 'flywheel-fixed-'));
+    await expect(startMiner({ bundle: root })).rejects.toThrow(/is no bundle/);
+    const { dir, bundle } = await writeBundle(root, DARK);
+    await writeFile(path.join(dir, bundle.members[0]!.onnx.path), 'damaged');
+    await expect(startMiner({ bundle: dir })).rejects.toThrow(/damaged/);
+    await rm(root, { recursive: true });
+  });
+});
+
 describe('runMiner', () => {
   it('does not open itself to the network without permits', async () => {
     const hotkey = await hotkeyFromMnemonic(TEST_KEYS.miner.mnemonic);
@@ -445,7 +479,7 @@ describe('runMiner', () => {
       port: 0,
       controlPort: 0,
       hotkey,
-      metagraphFile: null,
+      metagraph: null,
       processes: 1,
       threads: 1,
       journalMaxBytes: 1e6,

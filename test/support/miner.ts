@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { runMiner, type Miner, type MinerOptions } from '../../src/miner/index.js';
+import { fileMetagraph } from '../../src/platform/metagraph/index.js';
 import { hotkeyFromMnemonic, type Hotkey } from '../../src/platform/bittensor/keys.js';
 import { TEST_KEYS } from '../miner/vectors.js';
 import { writeBundle, type BundleOptions } from './bundle.js';
@@ -43,13 +44,13 @@ export async function startMiner(change: Partial<MinerOptions> = {}): Promise<Te
       { uid: 1, hotkey: TEST_KEYS.nonvalidator.ss58, validatorPermit: false, stake: 5 },
     ]),
   );
-  const options: MinerOptions = {
+  const options = async (): Promise<MinerOptions> => ({
     home,
     host: '127.0.0.1',
     port: 0,
     controlPort: 0,
     hotkey,
-    metagraphFile,
+    metagraph: await fileMetagraph(metagraphFile, { pollMs: 50 }),
     open: false,
     processes: 1,
     threads: 1,
@@ -57,7 +58,7 @@ export async function startMiner(change: Partial<MinerOptions> = {}): Promise<Te
     logger: quiet,
     pollMs: 50,
     ...change,
-  };
+  });
   const write = async (name: string, text: string): Promise<void> => {
     await writeFile(path.join(home, `${name}.new`), text);
     await rename(path.join(home, `${name}.new`), path.join(home, name));
@@ -65,7 +66,7 @@ export async function startMiner(change: Partial<MinerOptions> = {}): Promise<Te
   let previous: string | null = null;
   const made: TestMiner = {
     home,
-    miner: await runMiner(options).catch(async (error: unknown) => {
+    miner: await runMiner(await options()).catch(async (error: unknown) => {
       await rm(home, { recursive: true, force: true });
       throw error;
     }),
@@ -88,7 +89,7 @@ export async function startMiner(change: Partial<MinerOptions> = {}): Promise<Te
     },
     async restart() {
       await made.miner.stop();
-      made.miner = await runMiner(options);
+      made.miner = await runMiner(await options());
     },
     async end() {
       await made.miner.stop();

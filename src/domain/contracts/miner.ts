@@ -36,6 +36,8 @@ export const JournalRecord = z.object({
   /** request received to answer ready, ms */
   latencyMs: z.number(),
   validator: z.string(),
+  /** SHA-256 of the uuid that the validator's dendrite gave itself: tells its processes apart. Absent in old records */
+  uuidHash: z.string().optional(),
   model: Digest,
   generation: z.number().int(),
   shadow: z
@@ -68,5 +70,11 @@ export const MinerStatus = z.object({
   answered: z.number().int(),
   journalled: z.number().int(),
   journalDropped: z.number().int(),
+  /** why the journal does not write at the moment (the disk is full), null when it does */
+  journalPaused: z.string().nullable().default(null),
+  /** why the metagraph cannot be renewed, null when all is well; the last good list holds */
+  metagraphProblem: z.string().nullable().default(null),
+  /** how far validators' clocks are ahead of this machine's, ms; null without genuine requests of late */
+  clockSkewMs: z.number().nullable().default(null),
 });
 export type MinerStatus = z.infer<typeof MinerStatus>;

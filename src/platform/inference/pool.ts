@@ -80,6 +80,8 @@ interface Job {
   bytes: number;
   /** performance.now() when an answer is of no use any more */
   deadline: number;
+  /** the queue is in falling order of it, and in order of arrival among equals */
+  priority: number;
   attempts: number;
   settled: boolean;
   resolve(prediction: Prediction): void;
@@ -202,38 +204,89 @@ export class InferencePool {
     return new Promise((resolve) => this.idle.push(resolve));
   }
 
-  /** How long an image that came now would wait and take, ms. */
-  estimateMs(): number {
-    const up = this.slots.filter((slot) => slot.child !== null).length;
+  /** How long an image of this priority that came now would wait and take, ms. */
+  estimateMs(priority = 0): number {
+    let ahead = this.queue.length;
+    while (ahead > 0 && (this.queue[ahead - 1] as Job).priority < priority) ahead -= 1;
+    return this.waitMs(ahead);
+  }
+
+  /** @param ahead images of the queue that come first, beside those in the processes' hands */
+  private waitMs(ahead: number): number {
+    let inHand = 0;
+    let up = 0;
+    for (const slot of this.slots) {
+      inHand += slot.inflight.size;
+      if (slot.child !== null) up += 1;
+    }
     // While no process is up the restart takes about as long as it always does: seconds; the deadline decides.
-    return ((this.depth + 1) * this.perImageMs) / Math.max(1, up);
+    return ((inHand + ahead + 1) * this.perImageMs) / Math.max(1, up);
   }
 
   /**
    * @param deadlineMs how long an answer is of use, from now
+   * @param priority greater comes first (a validator's stake); who then cannot be answered in time any more is refused at once
    * @throws OverloadedError at once when the wait would exceed the deadline or the queue is full, DeadlineError when it
    * passed, ImageError for an image that cannot be read, InferenceError when the model failed
    */
-  predict(input: ModelInput, deadlineMs = Number.POSITIVE_INFINITY): Promise<Prediction> {
+  predict(input: ModelInput, deadlineMs = Number.POSITIVE_INFINITY, priority = 0): Promise<Prediction> {
     const bytes = input instanceof Uint8Array ? input.byteLength : input.tensor.byteLength;
     if (this.stopping) return Promise.reject(new OverloadedError('the model is being replaced'));
-    if (
-      this.queue.length >= (this.options.maxQueue ?? 256) ||
-      this.queueBytes + bytes > (this.options.maxQueueBytes ?? 256 * 1024 * 1024)
-    ) {
-      return Promise.reject(new OverloadedError(`the queue is full (${this.queue.length} images)`));
-    }
-    const wait = this.estimateMs();
+    const wait = this.estimateMs(priority);
     if (wait > deadlineMs)
       return Promise.reject(
         new OverloadedError(`the wait of about ${Math.round(wait)} ms would exceed the deadline of ${Math.round(deadlineMs)} ms`),
       );
+    if (!this.makeRoom(bytes, priority)) return Promise.reject(new OverloadedError(`the queue is full (${this.queue.length} images)`));
     this.arrivals.arrived(performance.now());
     return new Promise((resolve, reject) => {
-      this.queue.push({ input, bytes, deadline: performance.now() + deadlineMs, attempts: 0, settled: false, resolve, reject });
+      let at = this.queue.length;
+      while (at > 0 && (this.queue[at - 1] as Job).priority < priority) at -= 1;
+      this.queue.splice(at, 0, {
+        input,
+        bytes,
+        deadline: performance.now() + deadlineMs,
+        priority,
+        attempts: 0,
+        settled: false,
+        resolve,
+        reject,
+      });
       this.queueBytes += bytes;
+      this.refuseLate(at + 1);
       this.pump();
     });
+  }
+
+  /** Lets the least important, youngest jobs go until there is room. @returns false, and lets none go, when there can be none */
+  private makeRoom(bytes: number, priority: number): boolean {
+    const many = this.options.maxQueue ?? 256;
+    const most = this.options.maxQueueBytes ?? 256 * 1024 * 1024;
+    let keep = this.queue.length;
+    let kept = this.queueBytes;
+    while (keep > 0 && (keep >= many || kept + bytes > most) && (this.queue[keep - 1] as Job).priority < priority) {
+      keep -= 1;
+      kept -= (this.queue[keep] as Job).bytes;
+    }
+    if (keep >= many || kept + bytes > most) return false;
+    for (const job of this.queue.splice(keep)) this.fail(job, new OverloadedError('a request of higher priority took its place'));
+    this.queueBytes = kept;
+    return true;
+  }
+
+  /** Refuses the jobs from `from` on that cannot be answered in time any more, since another went before them. */
+  private refuseLate(from: number): void {
+    const now = performance.now();
+    for (let at = from; at < this.queue.length;) {
+      const job = this.queue[at] as Job;
+      if (now + this.waitMs(at) <= job.deadline) {
+        at += 1;
+        continue;
+      }
+      this.queue.splice(at, 1);
+      this.queueBytes -= job.bytes;
+      this.fail(job, new OverloadedError('requests of higher priority came before it, and it could not be answered in time'));
+    }
   }
 
   /**
