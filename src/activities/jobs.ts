@@ -4,7 +4,8 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
 import { monthOf } from '../domain/budget.js';
-import type { Digest } from '../domain/contracts/common.js';
+import type { FlywheelConfig } from '../domain/config.js';
+import { type Digest, ImageRow } from '../domain/contracts/common.js';
 import {
   JOB_CONTRACT_VERSION,
   JOB_EXIT,
@@ -18,6 +19,7 @@ import {
   type JobOrder,
 } from '../domain/contracts/jobs.js';
 import { BadInputError, JobFailedError } from '../domain/errors.js';
+import { rotate } from '../domain/rotation.js';
 import { jobDir } from '../platform/gpu/local.js';
 import { beating, type ActivityDeps } from './deps.js';
 import { configOf } from './turns.js';
@@ -122,8 +124,9 @@ export function jobActivities(deps: ActivityDeps) {
       const count = { traffic: config.traffic.challenges, gate: config.gate.challenges, trial: config.trial.simulatedChallenges }[
         input.purpose
       ];
+      const manifest = input.purpose === 'traffic' ? input.manifest : await heldOutPart(input.manifest, input.seed, config);
       return {
-        manifest: input.manifest,
+        manifest,
         profile: config.profile,
         mode: 'draw',
         count,
@@ -196,6 +199,19 @@ export function jobActivities(deps: ActivityDeps) {
       };
     },
   };
+
+  /**
+   * The part of the held-out pool that this gate or look draws from. Turns are 1000 seeds apart and looks one, so that gate,
+   * looks and the next turn's gate take part after part.
+   */
+  async function heldOutPart(manifest: Digest, seed: number, config: FlywheelConfig): Promise<Digest> {
+    const rows = await deps.objects.getJsonl(manifest, (row) => ImageRow.parse(row));
+    const beyond = seed - config.seed;
+    const turn = Math.floor(beyond / 1000) + (((beyond % 1000) + 1000) % 1000);
+    const rotated = rotate(rows, turn, config.verdict.rotateGroupsPerClass);
+    deps.log.info({ seed, parts: rotated.parts, part: rotated.part }, `challenges are drawn from ${rotated.note}`);
+    return rotated.parts === 1 ? manifest : deps.objects.putJsonl(rotated.rows);
+  }
 
   async function readResult(name: string): Promise<JobResult | null> {
     return readJson(name, 'result.json', JobResult);

@@ -6,7 +6,10 @@ import { ChallengeRow, type TrainInput } from '../domain/contracts/jobs.js';
 import { BadInputError } from '../domain/errors.js';
 import { figures } from '../domain/figures.js';
 import { metricsOf } from '../domain/metrics.js';
+import { profileOf } from '../domain/profiles/index.js';
+import { candidateAlpha, QUARTER_DAYS } from '../domain/spending.js';
 import { judge, type PairedRow } from '../domain/verdict.js';
+import type { ModelRecord } from '../platform/ports.js';
 import { materialise, loadBundle } from '../platform/inference/bundle.js';
 import { evaluate } from '../platform/inference/evaluate.js';
 import path from 'node:path';
@@ -30,10 +33,18 @@ const BUSY_ALLOWANCE = 1.2;
 /** What evaluation needs of a manifest's or challenge set's row. */
 const Judged = z.object({ digest: Digest, label: Label.nullable(), group: z.string(), source: z.string(), truth: TruthKind });
 
-/** At the k-th look alpha * 6 / (pi^2 k^2) is spent: over all looks together at most alpha. */
-function alphaAtLook(alpha: number, look: number): number {
-  return (alpha * 6) / (Math.PI ** 2 * look ** 2);
-}
+/** What matters here of an image that a model was trained on. */
+const Trained = z.object({ provider: z.string().nullable().default(null) });
+
+/** What is kept of a look beside its verdict, for the looks after it. */
+const LookRecord = z.object({
+  trial: z.string().nullable().default(null),
+  champion: Digest.nullable().default(null),
+  sets: z.array(z.object({ set: Digest, champion: Digest, candidate: Digest })).default([]),
+  spending: z.object({ spent: z.number() }).nullable().default(null),
+});
+const LOOK = /^trial look (\d+)$/;
+const DAY_MS = 86_400_000;
 
 export interface ShadowEvidence extends ShadowStatistics {
   /** share of journaled images where champion and candidate fall on different sides of 0.5 */
@@ -181,17 +192,29 @@ export function modelActivities(deps: ActivityDeps) {
       shadow: ShadowEvidence | null;
       look: number;
       seed: number;
+      /** the trial this look is of; absent in the gate, which refuses but never promotes, and in trials begun by an older version */
+      trial?: { id: string; last: boolean; late: boolean };
+      /** bundle of the champion; absent in turns and trials begun by an older version */
+      champion?: Digest;
     }): Promise<VerdictNumbers> {
       const beat = beating();
       const config = await configOf(deps, input.config);
+      const model = await catalog.model(input.candidate);
+      const key = input.shadow ? `trial look ${input.look}` : 'gate';
+      const before = looksBefore(model?.evidence, key);
+      const { trial, champion: against = null } = input;
+      const now = input.sets.map(({ set, champion, candidate }) => ({
+        set,
+        champion: champion.predictions,
+        candidate: candidate.predictions,
+      }));
+      // A trial's evidence adds up: earlier looks of this trial, against this champion, count with this one.
+      const earlier = trial ? before.filter((l) => l.trial === trial.id && l.champion === against).flatMap((l) => l.sets) : [];
+      const sets = [...new Map([...earlier, ...now].map((s) => [s.set, s])).values()];
       const rows: PairedRow[] = [];
-      for (const { set, champion, candidate } of input.sets) {
-        const one = new Map(
-          (await objects.getJsonl(champion.predictions, (r) => PredictionRow.parse(r))).map((p) => [p.digest, p.prediction]),
-        );
-        const two = new Map(
-          (await objects.getJsonl(candidate.predictions, (r) => PredictionRow.parse(r))).map((p) => [p.digest, p.prediction]),
-        );
+      for (const { set, champion, candidate } of sets) {
+        const one = new Map((await objects.getJsonl(champion, (r) => PredictionRow.parse(r))).map((p) => [p.digest, p.prediction]));
+        const two = new Map((await objects.getJsonl(candidate, (r) => PredictionRow.parse(r))).map((p) => [p.digest, p.prediction]));
         for (const row of await objects.getJsonl(set, (r) => ChallengeRow.parse(r))) {
           if (row.label === null) continue;
           // -1 where a model gave no answer: it counts against it, as on the wire
@@ -203,13 +226,18 @@ export function modelActivities(deps: ActivityDeps) {
             truth: row.truth,
             source: row.source,
             level: row.level,
+            generator: row.synthetic ? (row.provider ?? 'unknown') : null,
+            labelledBy: row.labelledBy,
           });
         }
+        beat();
       }
+      const trainedOn = rows.some((r) => r.generator !== null) ? await generatorsOf([input.candidate, against]) : undefined;
       beat();
       await sleep(0);
       const bundle = await loadBundle(path.join(home.bundles, input.candidate));
       const bytes = bundle.members.reduce((sum, m) => sum + m.onnx.bytes, 0);
+      const quarter = { earlier: model ? await judgedBefore(model) : 0, planned: config.verdict.candidates };
       const verdict = judge({
         rows,
         gates: {
@@ -224,12 +252,22 @@ export function modelActivities(deps: ActivityDeps) {
           shadowAnswers: input.shadow?.answers ?? null,
           minShadowAnswers: config.trial.minShadowAnswers,
         },
-        config: { ...config.verdict, alpha: alphaAtLook(config.verdict.alpha, input.look) },
+        // The gate refuses and never promotes: it spends nothing, and tells its bound at all that the candidate has.
+        config: input.shadow ? config.verdict : { ...config.verdict, alpha: candidateAlpha(config.verdict.alpha, quarter) },
         resamples: config.gate.resamples,
         seed: input.seed + input.look,
+        profile: profileOf(config.profile),
+        ...(input.shadow
+          ? { sequence: { ...quarter, spent: Math.max(0, ...before.map((l) => l.spending?.spent ?? 0)), last: trial?.last ?? false } }
+          : {}),
+        late: trial?.late ?? false,
+        models: [input.candidate, ...(against === null ? [] : [against])],
+        ...(trainedOn ? { trainedOn } : {}),
       });
-      const model = await catalog.model(input.candidate);
-      if (model) await catalog.setModelStatus(model.id, model.status, { [input.shadow ? `trial look ${input.look}` : 'gate']: verdict });
+      if (model)
+        await catalog.setModelStatus(model.id, model.status, {
+          [key]: { ...verdict, trial: trial?.id ?? null, champion: against, sets: now },
+        });
       const { decision, reason, predictedReward, accuracy, groups, needGroups, n } = verdict;
       return {
         decision,
@@ -242,6 +280,43 @@ export function modelActivities(deps: ActivityDeps) {
       };
     },
   };
+
+  /** Records of the trial's other looks; the gate spends nothing, since it never promotes. A repeated look does not see itself. */
+  function looksBefore(evidence: unknown, key: string): z.infer<typeof LookRecord>[] {
+    if (typeof evidence !== 'object' || evidence === null || key === 'gate') return [];
+    return Object.entries(evidence)
+      .filter(([name]) => LOOK.test(name) && name !== key)
+      .flatMap(([, value]) => {
+        const record = LookRecord.safeParse(value);
+        return record.success ? [record.data] : [];
+      });
+  }
+
+  /** Candidates of the 90 days before this one that a gate or trial judged: each has had its part of the error probability. */
+  async function judgedBefore(model: ModelRecord): Promise<number> {
+    const since = model.createdAt - QUARTER_DAYS * DAY_MS;
+    return (await catalog.models()).filter((other) => {
+      const judged =
+        typeof other.evidence === 'object' &&
+        other.evidence !== null &&
+        Object.keys(other.evidence).some((k) => k === 'gate' || LOOK.test(k));
+      const first = other.createdAt < model.createdAt || (other.createdAt === model.createdAt && other.id < model.id);
+      return judged && first && other.createdAt >= since;
+    }).length;
+  }
+
+  /** Generator families in the training snapshots of the models; undefined when one of them is not known, so that nothing synthetic counts. */
+  async function generatorsOf(bundles: readonly (Digest | null)[]): Promise<string[] | undefined> {
+    const families = new Set<string>();
+    for (const digest of bundles) {
+      if (digest === null) return undefined;
+      const { training } = await loadBundle(path.join(home.bundles, digest));
+      if (!(await objects.has(training.snapshot))) return undefined;
+      for (const row of await objects.getJsonl(training.snapshot, (r) => Trained.parse(r)))
+        if (row.provider !== null) families.add(row.provider);
+    }
+    return [...families].sort();
+  }
 }
 
 export type { ImageRow, TrainInput };

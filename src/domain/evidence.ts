@@ -20,6 +20,10 @@ export interface PairedRow {
   source: string;
   /** level of the challenge augmentation */
   level?: number;
+  /** generator family of a synthetic image; null or absent: a photograph */
+  generator?: string | null;
+  /** bundles whose votes are behind the label */
+  labelledBy?: readonly string[];
 }
 
 export interface Estimate {
@@ -51,17 +55,42 @@ export interface Evidence {
   identical: boolean;
 }
 
+/** Evidence before an error probability is chosen. */
+export interface Weighed extends Omit<Evidence, 'accuracy'> {
+  accuracy: Omit<Evidence['accuracy'], 'lower' | 'upper'>;
+  /** one-sided bound of the difference in accuracy: -1 lower, 1 upper, at error probability `tail` */
+  bound: (tail: number, sign: -1 | 1) => number;
+  /** one-sided lower bound of the difference in predicted reward; -1 without a bootstrap */
+  rewardLower: (tail: number) => number;
+  /** by how much the champion's predicted reward would rise with this much more accuracy in each class */
+  rewardOf: (accuracy: number) => number;
+}
+
+/**
+ * Groups as counts: those that look alike are one pattern with a number of times, which is all that the figures depend on.
+ * `counts` holds WIDTH numbers a pattern: for positives, then negatives: n, right and missing of the champion, right and
+ * missing of the candidate, discordant.
+ */
+export interface Patterns {
+  counts: Float64Array;
+  times: Float64Array;
+  /** patterns by the class of most of their challenges */
+  strata: readonly (readonly number[])[];
+  /** both models gave exactly the same answers */
+  identical: boolean;
+}
+
 /** Simulated windows behind a predicted reward: the noise of their number is then about a hundredth, the same for both models. */
 const WINDOWS = 256;
 
-/** Counts of a group and class: n, then right and missing of the champion, right and missing of the candidate. */
 const N = 0;
 const CHAMPION = 1;
 const CANDIDATE = 3;
-const FIELDS = 5;
+const DISCORDANT = 5;
+const FIELDS = 6;
 /** offset of the negatives behind the positives */
 const NEGATIVE = FIELDS;
-const WIDTH = 2 * FIELDS;
+export const PATTERN_WIDTH = 2 * FIELDS;
 
 /**
  * Point estimates and bounds. The bounds are the wider of two: percentiles of the bootstrap, and Student's t with the
@@ -76,13 +105,47 @@ export function weigh(input: {
   seed: number | string;
   profile?: ValidatorProfile;
 }): Evidence {
-  const { rows, resamples, alpha } = input;
-  rows.forEach(check);
-  const { counts, strata, size } = groupCounts(rows);
-  const total = new Float64Array(WIDTH);
-  for (let g = 0; g < size; g++) add(total, counts, g);
-  const expected = rewardExpectation({ windows: WINDOWS, seed: input.seed, profile: input.profile ?? profile202601 });
-  const rng = seededRng(input.seed).fork('bootstrap');
+  const { accuracy, predictedReward, groups, n, discordant, identical, bound } = weighPatterns({
+    ...input,
+    patterns: patternsOf(input.rows),
+  });
+  return {
+    accuracy: { ...accuracy, lower: bound(input.alpha, -1), upper: bound(input.alpha, 1) },
+    predictedReward,
+    groups,
+    n,
+    discordant,
+    identical,
+  };
+}
+
+/** The windows that predicted rewards are taken over: every model, every resample and every look on the same ones. */
+export function rewardWindows(seed: number | string, profile: ValidatorProfile = profile202601): (rates: AnswerRates) => number {
+  return rewardExpectation({ windows: WINDOWS, seed, profile });
+}
+
+/**
+ * The same from patterns. `resamples` null: Student's bounds alone and the predicted reward only when it is asked for, some
+ * thousand times as fast; for studies of the rule itself over many thousand trials.
+ */
+export function weighPatterns(input: {
+  patterns: Patterns;
+  resamples: number | null;
+  seed: number | string;
+  profile?: ValidatorProfile;
+  /** of `rewardWindows`; default made here */
+  expected?: (rates: AnswerRates) => number;
+}): Weighed {
+  const { patterns, resamples } = input;
+  const { counts, times, strata } = patterns;
+  const total = new Float64Array(PATTERN_WIDTH);
+  let size = 0;
+  for (let p = 0; p < times.length; p++) {
+    add(total, counts, p, at(times, p));
+    size += at(times, p);
+  }
+  let windows = input.expected;
+  const expected = (rates: AnswerRates): number => (windows ??= rewardWindows(input.seed, input.profile))(rates);
 
   const ratesOf = (sums: Float64Array, who: number): AnswerRates => {
     // A class that a resample lost altogether keeps its rates of the whole.
@@ -96,56 +159,74 @@ export function weigh(input: {
     };
   };
 
-  const differences = new Float64Array(resamples);
-  const rewards = new Float64Array(resamples);
-  const sums = new Float64Array(WIDTH);
-  for (let i = 0; i < resamples; i++) {
-    sums.fill(0);
-    for (const stratum of strata) {
-      for (let k = 0; k < stratum.length; k++) add(sums, counts, stratum[rng.int(stratum.length)] as number);
+  const draws = resamples ?? 0;
+  const differences = new Float64Array(draws);
+  const rewards = new Float64Array(draws);
+  if (draws > 0 && size > 0) {
+    const rng = seededRng(input.seed).fork('bootstrap');
+    const drawn = strata.map((stratum) => stratum.flatMap((p) => Array.from<number>({ length: at(times, p) }).fill(p)));
+    const sums = new Float64Array(PATTERN_WIDTH);
+    for (let i = 0; i < draws; i++) {
+      sums.fill(0);
+      for (const stratum of drawn) {
+        for (let k = 0; k < stratum.length; k++) add(sums, counts, stratum[rng.int(stratum.length)] as number, 1);
+      }
+      differences[i] = accuracyOf(sums, CANDIDATE) - accuracyOf(sums, CHAMPION);
+      rewards[i] = expected(ratesOf(sums, CANDIDATE)) - expected(ratesOf(sums, CHAMPION));
     }
-    differences[i] = accuracyOf(sums, CANDIDATE) - accuracyOf(sums, CHAMPION);
-    rewards[i] = expected(ratesOf(sums, CANDIDATE)) - expected(ratesOf(sums, CHAMPION));
+    differences.sort();
+    rewards.sort();
   }
-  differences.sort();
-  rewards.sort();
 
   const champion = accuracyOf(total, CHAMPION);
   const candidate = accuracyOf(total, CANDIDATE);
   const difference = candidate - champion;
-  const { standardError, df } = spread(counts, strata, total);
+  const { standardError, df } = spread(patterns, total);
   const bound = (tail: number, sign: -1 | 1): number => {
     if (resamples === 0 || size === 0) return sign;
     const byStudent = standardError === 0 ? difference : difference + sign * tQuantile(tail, df) * standardError;
+    if (resamples === null) return clamp(byStudent);
     const byBootstrap = quantile(differences, sign < 0 ? tail : 1 - tail);
     return clamp(sign < 0 ? Math.min(byStudent, byBootstrap) : Math.max(byStudent, byBootstrap));
   };
-  const rewardChampion = size === 0 ? 0 : expected(ratesOf(total, CHAMPION));
-  const rewardCandidate = size === 0 ? 0 : expected(ratesOf(total, CANDIDATE));
+  let known: Estimate | null = null;
+  const reward = (): Estimate => {
+    if (known) return known;
+    const own = size === 0 ? 0 : expected(ratesOf(total, CHAMPION));
+    const other = size === 0 ? 0 : expected(ratesOf(total, CANDIDATE));
+    known = {
+      champion: own,
+      candidate: other,
+      difference: other - own,
+      ci95: draws === 0 || size === 0 ? [-1, 1] : [quantile(rewards, 0.025), quantile(rewards, 0.975)],
+    };
+    return known;
+  };
   return {
-    accuracy: {
-      champion,
-      candidate,
-      difference,
-      ci95: [bound(0.025, -1), bound(0.025, 1)],
-      lower: bound(alpha, -1),
-      upper: bound(alpha, 1),
-      standardError,
+    accuracy: { champion, candidate, difference, ci95: [bound(0.025, -1), bound(0.025, 1)], standardError },
+    get predictedReward() {
+      return reward();
     },
-    predictedReward: {
-      champion: rewardChampion,
-      candidate: rewardCandidate,
-      difference: rewardCandidate - rewardChampion,
-      ci95: resamples === 0 || size === 0 ? [-1, 1] : [quantile(rewards, 0.025), quantile(rewards, 0.975)],
+    groups: { positive: countGroups(patterns, 0), negative: countGroups(patterns, NEGATIVE), all: size },
+    n: at(total, N) + at(total, NEGATIVE + N),
+    discordant: at(total, DISCORDANT) + at(total, NEGATIVE + DISCORDANT),
+    identical: patterns.identical,
+    bound,
+    rewardLower: (tail) => {
+      if (draws === 0 || size === 0) return -1;
+      const mean = rewards.reduce((sum, r) => sum + r, 0) / draws;
+      const deviation = Math.sqrt(rewards.reduce((sum, r) => sum + (r - mean) ** 2, 0) / Math.max(1, draws - 1));
+      const byStudent = deviation === 0 ? reward().difference : reward().difference - tQuantile(tail, df) * deviation;
+      return clamp(Math.min(byStudent, quantile(rewards, tail)));
     },
-    groups: {
-      positive: countGroups(counts, size, 0),
-      negative: countGroups(counts, size, NEGATIVE),
-      all: size,
+    rewardOf: (accuracy) => {
+      const rates = ratesOf(total, CHAMPION);
+      const better = (r: AnswerRates['positive']): AnswerRates['positive'] => ({
+        ...r,
+        right: Math.min(1 - r.missing, r.right + accuracy),
+      });
+      return expected({ positive: better(rates.positive), negative: better(rates.negative) }) - expected(rates);
     },
-    n: rows.length,
-    discordant: rows.filter((r) => right(r.label, r.champion) !== right(r.label, r.candidate)).length,
-    identical: rows.every((r) => r.champion === r.candidate),
   };
 }
 
@@ -157,11 +238,11 @@ export function accuracies(rows: readonly PairedRow[]): {
   candidate: number;
   difference: number;
 } {
-  const { counts, size } = groupCounts(rows);
-  const total = new Float64Array(WIDTH);
-  for (let g = 0; g < size; g++) add(total, counts, g);
+  const { counts, times } = patternsOf(rows);
+  const total = new Float64Array(PATTERN_WIDTH);
+  times.forEach((t, p) => add(total, counts, p, t));
   const [champion, candidate] = [accuracyOf(total, CHAMPION), accuracyOf(total, CANDIDATE)];
-  return { n: rows.length, groups: size, champion, candidate, difference: candidate - champion };
+  return { n: rows.length, groups: times.reduce((sum, t) => sum + t, 0), champion, candidate, difference: candidate - champion };
 }
 
 /** Mean of the classes' shares of right answers; of the one class there is, or 0 without any. */
@@ -188,25 +269,52 @@ function check(row: PairedRow): void {
   }
 }
 
-/** Groups in order of their names, so that the order of the rows does not matter. A mixed group is of its majority's stratum. */
-function groupCounts(rows: readonly PairedRow[]): { counts: Float64Array; strata: number[][]; size: number } {
-  const names = [...new Set(rows.map((r) => r.group))].sort();
-  const index = new Map(names.map((name, i) => [name, i]));
-  const counts = new Float64Array(names.length * WIDTH);
-  const plus = (offset: number, amount: boolean | number): void => {
-    counts[offset] = at(counts, offset) + Number(amount);
-  };
+/**
+ * Patterns in an order of their own, so that the order of the rows does not matter. A mixed group is of its majority's stratum.
+ * @throws BadInputError for a prediction that is neither -1 nor in [0, 1]
+ */
+export function patternsOf(rows: readonly PairedRow[]): Patterns {
+  rows.forEach(check);
+  const groups = new Map<string, number[]>();
   for (const row of rows) {
-    const offset = (index.get(row.group) as number) * WIDTH + (row.label === 1 ? 0 : NEGATIVE);
-    plus(offset + N, 1);
-    plus(offset + CHAMPION, right(row.label, row.champion));
-    plus(offset + CHAMPION + 1, row.champion === NO_ANSWER);
-    plus(offset + CANDIDATE, right(row.label, row.candidate));
-    plus(offset + CANDIDATE + 1, row.candidate === NO_ANSWER);
+    let counts = groups.get(row.group);
+    if (!counts) groups.set(row.group, (counts = Array.from<number>({ length: PATTERN_WIDTH }).fill(0)));
+    const offset = row.label === 1 ? 0 : NEGATIVE;
+    const [one, two] = [right(row.label, row.champion), right(row.label, row.candidate)];
+    const plus = (field: number, amount: boolean | number): void => {
+      counts[offset + field] = (counts[offset + field] as number) + Number(amount);
+    };
+    plus(N, 1);
+    plus(CHAMPION, one);
+    plus(CHAMPION + 1, row.champion === NO_ANSWER);
+    plus(CANDIDATE, two);
+    plus(CANDIDATE + 1, row.candidate === NO_ANSWER);
+    plus(DISCORDANT, one !== two);
   }
+  const found = new Map<string, { counts: number[]; times: number }>();
+  for (const counts of groups.values()) {
+    const key = counts.join(' ');
+    const same = found.get(key);
+    if (same) same.times += 1;
+    else found.set(key, { counts, times: 1 });
+  }
+  const sorted = [...found].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, pattern]) => pattern);
+  return makePatterns(
+    sorted.map((p) => p.counts),
+    sorted.map((p) => p.times),
+    rows.every((r) => r.champion === r.candidate),
+  );
+}
+
+/** @param counts PATTERN_WIDTH numbers a pattern, see Patterns @param times how many groups are like it */
+export function makePatterns(counts: readonly (readonly number[])[], times: readonly number[], identical: boolean): Patterns {
+  const flat = new Float64Array(counts.length * PATTERN_WIDTH);
   const strata: [number[], number[]] = [[], []];
-  names.forEach((_, g) => strata[at(counts, g * WIDTH + N) >= at(counts, g * WIDTH + NEGATIVE + N) ? 0 : 1].push(g));
-  return { counts, strata: strata.filter((s) => s.length > 0), size: names.length };
+  counts.forEach((pattern, p) => {
+    flat.set(pattern, p * PATTERN_WIDTH);
+    strata[(pattern[N] as number) >= (pattern[NEGATIVE + N] as number) ? 0 : 1].push(p);
+  });
+  return { counts: flat, times: Float64Array.from(times), strata: strata.filter((s) => s.length > 0), identical };
 }
 
 /**
@@ -214,30 +322,35 @@ function groupCounts(rows: readonly PairedRow[]): { counts: Float64Array; strata
  * freedom after Satterthwaite. A stratum of one group tells nothing of its own spread: the error is then infinite,
  * unless the two models agree on all of it and on all else.
  */
-function spread(counts: Float64Array, strata: readonly number[][], total: Float64Array): { standardError: number; df: number } {
+function spread({ counts, times, strata }: Patterns, total: Float64Array): { standardError: number; df: number } {
   const classes = [0, NEGATIVE].filter((c) => at(total, c + N) > 0);
-  const residual = (g: number): number => {
+  const means = classes.map((c) => (at(total, c + CANDIDATE) - at(total, c + CHAMPION)) / at(total, c + N));
+  const residual = (p: number): number => {
     let u = 0;
-    for (const c of classes) {
-      const n = at(total, c + N);
-      const mean = (at(total, c + CANDIDATE) - at(total, c + CHAMPION)) / n;
-      const o = g * WIDTH + c;
-      u += (at(counts, o + CANDIDATE) - at(counts, o + CHAMPION) - mean * at(counts, o + N)) / n / classes.length;
-    }
+    classes.forEach((c, i) => {
+      const o = p * PATTERN_WIDTH + c;
+      const beyond = at(counts, o + CANDIDATE) - at(counts, o + CHAMPION) - (means[i] as number) * at(counts, o + N);
+      u += beyond / at(total, c + N) / classes.length;
+    });
     return u;
   };
   let variance = 0;
   let satterthwaite = 0;
   let single = false;
   for (const stratum of strata) {
-    const size = stratum.length;
+    let size = 0;
+    let sum = 0;
+    for (const p of stratum) {
+      size += at(times, p);
+      sum += at(times, p) * residual(p);
+    }
     if (size < 2) {
-      single = true;
+      single ||= size === 1;
       continue;
     }
-    const us = stratum.map(residual);
-    const mean = us.reduce((sum, u) => sum + u, 0) / size;
-    const part = (size / (size - 1)) * us.reduce((sum, u) => sum + (u - mean) ** 2, 0);
+    let squares = 0;
+    for (const p of stratum) squares += at(times, p) * (residual(p) - sum / size) ** 2;
+    const part = (size / (size - 1)) * squares;
     variance += part;
     satterthwaite += (part * part) / (size - 1);
   }
@@ -246,15 +359,15 @@ function spread(counts: Float64Array, strata: readonly number[][], total: Float6
   return { standardError: Math.sqrt(variance), df: variance === 0 ? 1 : (variance * variance) / satterthwaite };
 }
 
-function countGroups(counts: Float64Array, size: number, c: number): number {
+function countGroups({ counts, times }: Patterns, c: number): number {
   let found = 0;
-  for (let g = 0; g < size; g++) if (at(counts, g * WIDTH + c + N) > 0) found += 1;
+  for (let p = 0; p < times.length; p++) if (at(counts, p * PATTERN_WIDTH + c + N) > 0) found += at(times, p);
   return found;
 }
 
-function add(sums: Float64Array, counts: Float64Array, group: number): void {
-  const offset = group * WIDTH;
-  for (let f = 0; f < WIDTH; f++) sums[f] = at(sums, f) + at(counts, offset + f);
+function add(sums: Float64Array, counts: Float64Array, pattern: number, times: number): void {
+  const offset = pattern * PATTERN_WIDTH;
+  for (let f = 0; f < PATTERN_WIDTH; f++) sums[f] = at(sums, f) + times * at(counts, offset + f);
 }
 
 const at = (values: Float64Array, i: number): number => values[i] as number;

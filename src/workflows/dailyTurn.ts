@@ -273,6 +273,7 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
         shadow: null,
         look: 1,
         seed: plan.seed,
+        champion: parent.bundle,
       },
     ]);
     await record({

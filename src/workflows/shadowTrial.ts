@@ -132,6 +132,12 @@ export async function shadowTrial(input: TrialInput): Promise<TrialOutcome> {
         shadow: { ...shadow, disagreement: replay.disagreement, replayed: replay.n },
         look: number,
         seed: input.seed,
+        champion: input.champion.bundle,
+        trial: {
+          id: trial,
+          last: Date.now() - input.openedAt + input.lookEverySeconds * 1000 >= input.maxSeconds * 1000,
+          late: Date.now() - input.openedAt >= input.maxSeconds * 1000,
+        },
       },
     ]);
   }

@@ -2,21 +2,27 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { Label } from '../../src/domain/contracts/common.js';
 import { BadInputError } from '../../src/domain/errors.js';
-import { weigh } from '../../src/domain/evidence.js';
-import { judge, type Gates, type PairedRow } from '../../src/domain/verdict.js';
+import { patternsOf, rewardWindows, weigh, weighPatterns } from '../../src/domain/evidence.js';
+import { candidateShare, spend } from '../../src/domain/spending.js';
+import { decide, judge, type Gates, type JudgeInput, type PairedRow, type VerdictConfig } from '../../src/domain/verdict.js';
 import { goodGates, paired } from './support.js';
 
 const config = { marginAccuracy: 0.01, alpha: 0.005, minGroupsPerClass: 40 };
 const judged = (
   rows: readonly PairedRow[],
-  over: { gates?: Partial<Gates>; config?: Partial<typeof config>; seed?: number; resamples?: number } = {},
+  {
+    gates,
+    config: over,
+    ...more
+  }: { gates?: Partial<Gates>; config?: Partial<VerdictConfig> } & Partial<Omit<JudgeInput, 'rows' | 'gates' | 'config'>> = {},
 ) =>
   judge({
+    resamples: 200,
+    seed: 1,
+    ...more,
     rows,
-    gates: { ...goodGates, ...over.gates },
-    config: { ...config, ...over.config },
-    resamples: over.resamples ?? 200,
-    seed: over.seed ?? 1,
+    gates: { ...goodGates, ...gates },
+    config: { ...config, ...over },
   });
 const better = (groups = 160, seed = 3) => paired({ groups, perGroup: 3, champion: 0.8, candidate: 0.97, seed });
 
@@ -234,5 +240,194 @@ describe('a verdict', () => {
       /^Candidate is (better|worse) by [\d.]+ points \(95% interval of the difference .* to .* points\) on 294 challenges of 98 groups/,
     );
     expect(verdict.reason).toMatch(/so evidence is collected further/);
+  });
+});
+
+describe('spending', () => {
+  const sequence = { earlier: 0, planned: 60, spent: 0, last: false };
+
+  it('gives the candidates of any 90 days no more than alpha together, however many they are', () => {
+    for (const planned of [1, 10, 60, 365]) {
+      let sum = 0;
+      let last = Infinity;
+      for (let i = 1; i <= 5_000; i++) {
+        const share = candidateShare(i, planned);
+        expect(share).toBeLessThanOrEqual(last);
+        last = share;
+        sum += share;
+      }
+      expect(sum).toBeLessThanOrEqual(1);
+      expect(sum).toBeGreaterThan(0.99);
+    }
+  });
+
+  it('gives the looks of one trial no more than its alpha together, whenever they come', () => {
+    fc.assert(
+      fc.property(fc.array(fc.double({ min: 1e-4, max: 0.5, noNaN: true }), { minLength: 1, maxLength: 60 }), fc.nat(59), (errors, end) => {
+        let spent = 0;
+        let sum = 0;
+        errors.forEach((standardError, k) => {
+          const look = spend({
+            alpha: 0.005,
+            standardError,
+            difference: 0.02,
+            sequence: { ...sequence, spent, last: k === end },
+            ready: true,
+          });
+          sum += look.alpha;
+          expect(look.spent).toBeGreaterThanOrEqual(spent);
+          spent = look.spent;
+        });
+        expect(sum).toBeLessThanOrEqual(0.005 * (1 + 1e-12));
+      }),
+    );
+  });
+
+  it('spends nothing on a look that could not promote', () => {
+    expect(spend({ alpha: 0.005, standardError: 0.01, difference: 0.02, sequence, ready: false })).toMatchObject({
+      alpha: 0,
+      tests: false,
+      spent: 0,
+    });
+  });
+
+  it('tests again only when evidence has doubled, or for the last time', () => {
+    const at = (standardError: number, spent: number, last = false) =>
+      spend({ alpha: 0.005, standardError, difference: 0.02, sequence: { ...sequence, spent, last }, ready: true });
+    const first = at(0.01, 0);
+    expect(first.tests).toBe(true);
+    expect(at(0.0095, first.spent).tests).toBe(false);
+    expect(at(0.0095, first.spent, true).tests).toBe(true);
+    expect(at(0.007, first.spent).tests).toBe(true);
+    expect(at(1e-9, first.spent)).toMatchObject({ tests: true, spent: 1 });
+    expect(at(1e-9, 1, true)).toMatchObject({ tests: false, alpha: 0 });
+  });
+
+  it('asks more of the sixtieth candidate of a quarter than of the first', () => {
+    const of = (earlier: number) => judged(better(80, 4), { sequence: { ...sequence, earlier } });
+    expect(of(0).spending?.candidateAlpha).toBeGreaterThan(20 * (of(59).spending?.candidateAlpha ?? 1));
+    expect(of(59).accuracy.lower).toBeLessThan(of(0).accuracy.lower);
+  });
+
+  it('keeps the champion when all planned evidence is in and does not suffice', () => {
+    let mend = 12;
+    const rows = paired({ groups: 1600, perGroup: 1, champion: 0.9, candidate: 0.9, seed: 5 }).map((r) => {
+      const wrong = r.champion > 0.5 !== (r.label === 1);
+      return { ...r, candidate: wrong && mend-- > 0 ? r.label : r.champion };
+    });
+    const verdict = judged(rows, { sequence });
+    expect(verdict.spending).toMatchObject({ tests: true, spent: 1 });
+    expect(verdict.decision).toBe('keep');
+    expect(verdict.reason).toMatch(/All the evidence that was planned for is in/);
+  });
+
+  it('ends in the champion being kept when the longest time is over', () => {
+    const verdict = judged(better(12), { sequence: { ...sequence, last: true }, late: true });
+    expect(verdict.decision).toBe('keep');
+    expect(verdict.reason).toMatch(/longest time is over/);
+  });
+});
+
+describe('what counts as evidence', () => {
+  const synthetic = (rows: PairedRow[], generator: string) => rows.map((r) => ({ ...r, group: `made ${r.group}`, generator }));
+
+  it('leaves out synthetic challenges of a generator known from training, and says that it is real only', () => {
+    const bad = synthetic(paired({ groups: 200, perGroup: 2, champion: 0.98, candidate: 0.6, seed: 3 }), 'composite');
+    const verdict = judged([...better(), ...bad], { trainedOn: ['composite', 'weather'] });
+    expect(verdict).toMatchObject({ decision: 'promote', scope: 'real only', leftOut: { synthetic: 400, ownVotes: 0 } });
+    expect(verdict.reason).toMatch(/real only \(400 synthetic ones of generators known from training do not count\)/);
+  });
+
+  it('counts those of a generator that no training saw', () => {
+    const made = synthetic(better(100, 8), 'sdxl');
+    expect(judged([...better(), ...made], { trainedOn: ['composite'] })).toMatchObject({
+      scope: 'real and synthetic',
+      leftOut: { synthetic: 0 },
+      n: better().length + made.length,
+    });
+  });
+
+  it('counts nothing synthetic while what training saw is not known', () => {
+    const made = synthetic(better(100, 8), 'sdxl');
+    expect(judged([...better(), ...made])).toMatchObject({ scope: 'real only', leftOut: { synthetic: made.length } });
+  });
+
+  it('does not judge a model by its own votes', () => {
+    const own = paired({ groups: 200, perGroup: 2, champion: 0.7, candidate: 0.99, seed: 3, truth: 'consensus' }).map((r) => ({
+      ...r,
+      labelledBy: ['candidate-bundle'],
+    }));
+    expect(judged(own, { models: ['candidate-bundle'], config: { consensusPromotes: true } })).toMatchObject({
+      decision: 'continue',
+      n: 0,
+      leftOut: { ownVotes: 400 },
+    });
+  });
+
+  it('promotes on the consensus of others only when so configured', () => {
+    const rows = better().map((r) => ({ ...r, truth: 'consensus' as const, labelledBy: ['others'] }));
+    expect(judged(rows, { models: ['mine'] }).decision).toBe('continue');
+    expect(judged(rows, { models: ['mine'], config: { consensusPromotes: true } }).decision).toBe('promote');
+  });
+});
+
+describe('the calibration gate', () => {
+  /** right where the other is right, but sure of everything */
+  const overconfident = (rows: readonly PairedRow[]) =>
+    rows.map((r) => ({ ...r, candidate: r.champion > 0.5 ? 0.999 : 0.001, champion: r.champion > 0.5 ? 0.8 : 0.2 }));
+  const rows = overconfident(paired({ groups: 300, perGroup: 2, champion: 0.8, candidate: 0.8, seed: 6 }));
+
+  it('refuses a candidate whose probabilities got dishonest beyond doubt', () => {
+    const verdict = judged(rows, { config: { maxBrierIncrease: 0.01 } });
+    expect(verdict.decision).toBe('keep');
+    expect(verdict.reason).toMatch(/Brier score is 0\.\d+ against 0\.\d+, more than 0.01 worse/);
+  });
+
+  it('does not promote beyond the limit of calibration error', () => {
+    const good = better().map((r) => ({ ...r, candidate: r.candidate > 0.5 ? 0.51 : 0.49, champion: r.champion > 0.5 ? 0.85 : 0.15 }));
+    expect(judged(good).decision).toBe('promote');
+    const verdict = judged(good, { config: { maxCalibrationErrorIncrease: 0.05 } });
+    expect(verdict.decision).toBe('continue');
+    expect(verdict.reason).toMatch(/expected calibration error/);
+  });
+});
+
+describe('a margin in predicted reward', () => {
+  it('asks for what a point of accuracy is worth', () => {
+    const inReward = { measure: 'predicted reward' as const };
+    expect(judged(better(), { config: inReward }).decision).toBe('promote');
+    const verdict = judged(paired({ groups: 60, perGroup: 2, champion: 0.9, candidate: 0.9, seed: 5 }), { config: inReward });
+    expect(verdict.decision).not.toBe('promote');
+    expect(verdict.reason).toMatch(/predicted reward|not better/);
+  });
+});
+
+describe('the fast path of the benchmark', () => {
+  it('decides as the whole does, from counts alone and without a bootstrap', () => {
+    let differ = 0;
+    let promoted = 0;
+    const trials = 60;
+    for (let seed = 0; seed < trials; seed++) {
+      const rows = paired({ groups: 120 + 8 * (seed % 10), perGroup: 3, champion: 0.8, candidate: 0.8 + 0.004 * seed, seed });
+      const expected = rewardWindows(seed);
+      const whole = weighPatterns({ patterns: patternsOf(rows), resamples: 400, seed });
+      const fast = weighPatterns({ patterns: patternsOf(rows), resamples: null, seed, expected });
+      expect(fast.accuracy.difference).toBe(whole.accuracy.difference);
+      expect(fast.accuracy.standardError).toBe(whole.accuracy.standardError);
+      expect(fast.predictedReward.difference).toBe(whole.predictedReward.difference);
+      expect(fast.groups).toEqual(whole.groups);
+      // The whole takes the wider of two bounds, so it is never the bolder one.
+      expect(whole.bound(0.005, -1)).toBeLessThanOrEqual(fast.bound(0.005, -1));
+      const given = { config: { ...config }, vetoes: [], missing: [], sequence: { earlier: 0, planned: 60, spent: 0, last: true } };
+      const [one, two] = [decide(whole, given).decision, decide(fast, given).decision];
+      if (one !== two) differ += 1;
+      if (one === 'promote') {
+        promoted += 1;
+        expect(two).toBe('promote');
+      }
+    }
+    expect(promoted).toBeGreaterThan(10);
+    expect(promoted).toBeLessThan(trials - 10);
+    expect(differ).toBeLessThanOrEqual(2);
   });
 });
