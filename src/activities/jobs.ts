@@ -21,6 +21,8 @@ import {
 import { BadInputError, JobFailedError } from '../domain/errors.js';
 import { rotate } from '../domain/rotation.js';
 import { jobDir } from '../platform/gpu/local.js';
+import { deriveSizes } from '../platform/inference/pool.js';
+import type { TurnPlan } from '../workflows/types.js';
 import { beating, type ActivityDeps } from './deps.js';
 import { configOf } from './turns.js';
 
@@ -185,7 +187,9 @@ export function jobActivities(deps: ActivityDeps) {
       parity: Digest;
       first: boolean;
       seed: number;
-    }): Promise<JobInput<'export'>> {
+    }): Promise<JobOrder<'export'>> {
+      const plan = (await catalog.turns(100)).find((turn) => turn.id === input.turn)?.summary['plan'] as TurnPlan | undefined;
+      const config = plan ? await configOf(deps, plan.config) : deps.config;
       const name = `${input.turn}${input.first ? '-first' : ''}`.toLowerCase().replace(/[^a-z0-9.-]+/g, '-');
       return {
         trained: input.trained,
@@ -196,6 +200,10 @@ export function jobActivities(deps: ActivityDeps) {
         parityImages: 16,
         parityTolerance: 1e-3,
         seed: input.seed,
+        ...config.export,
+        gates: config.gates,
+        // what the miner of this configuration gives each of its processes: speeds are compared with that
+        servingThreads: deriveSizes(config.miner.processes, config.miner.threads).threads,
       };
     },
   };

@@ -6,6 +6,7 @@ import type { ChampionPointer } from '../domain/contracts/miner.js';
 import { buildModelCard } from '../domain/modelCard.js';
 import { BadInputError } from '../domain/errors.js';
 import { writeFileAtomic } from '../platform/fsutil.js';
+import { memberFiles } from '../domain/contracts/bundle.js';
 import { loadBundle, materialise } from '../platform/inference/bundle.js';
 import type { ModelRef, VerdictNumbers } from '../workflows/types.js';
 import type { ActivityDeps } from './deps.js';
@@ -59,7 +60,7 @@ export function lifecycleActivities(deps: ActivityDeps) {
       await rm(half, { recursive: true, force: true });
       await mkdir(half, { recursive: true });
       for (const member of bundle.members) {
-        for (const file of [member.onnx, member.safetensors]) {
+        for (const file of memberFiles(member)) {
           await mkdir(path.dirname(path.join(half, file.path)), { recursive: true });
           await copyFile(path.join(source, file.path), path.join(half, file.path));
         }

@@ -1,6 +1,7 @@
 /** Models: registration, evaluation through the production path, verdicts. */
 import { z } from 'zod';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { graphBytes } from '../domain/contracts/bundle.js';
 import { Digest, type ImageRow, Label, TruthKind } from '../domain/contracts/common.js';
 import { ChallengeRow, type TrainInput } from '../domain/contracts/jobs.js';
 import { BadInputError } from '../domain/errors.js';
@@ -236,7 +237,7 @@ export function modelActivities(deps: ActivityDeps) {
       beat();
       await sleep(0);
       const bundle = await loadBundle(path.join(home.bundles, input.candidate));
-      const bytes = bundle.members.reduce((sum, m) => sum + m.onnx.bytes, 0);
+      const bytes = bundle.members.reduce((sum, m) => sum + graphBytes(m), 0);
       const quarter = { earlier: model ? await judgedBefore(model) : 0, planned: config.verdict.candidates };
       const verdict = judge({
         rows,

@@ -3,8 +3,10 @@
  * Pure: reading files is the platform's business (`src/platform/config.ts`).
  */
 import { z } from 'zod';
+import { GateThresholds } from './contracts/common.js';
 import {
   AugmentationOptions,
+  ExportOptions,
   FineTuneExtras,
   HeadOptions,
   IncrementalOptions,
@@ -97,6 +99,10 @@ export const FlywheelConfig = z
       maxLatencyP99Ms: z.number().positive(),
       maxBundleBytes: z.number().positive(),
     }),
+    /** how the champion's graphs are exported, see the export job's contract */
+    export: z.object({ precision: z.enum(['auto', 'fp32', 'fp16', 'int8']).default('fp32'), ...ExportOptions }).prefault({}),
+    /** least accuracies; a model below one is told so in the turn's summary and in its evidence */
+    gates: GateThresholds.prefault({}),
     verdict: z.object({
       /** the estimate must exceed this, in accuracy (0.01 = one percentage point) */
       marginAccuracy: z.number().min(0),

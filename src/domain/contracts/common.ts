@@ -41,6 +41,37 @@ export const Metrics = z.object({
 });
 export type Metrics = z.infer<typeof Metrics>;
 
+/** Number format of an exported graph's inside; input and output are float32 whichever it is. */
+export const Precision = z.enum(['fp32', 'fp16', 'int8']);
+export type Precision = z.infer<typeof Precision>;
+
+/** What a precision may cost against fp32 on labelled images; above either the variant is refused. Shares, not per cent. */
+export const LossLimit = z.object({
+  accuracy: z.number().min(0).max(1),
+  /** of the predicted reward, itself in [0, 1] */
+  reward: z.number().min(0).max(1),
+});
+
+/** Least accuracy of a model on its validation images, on held-out photographs, and on synthetic images made after it; null: no such gate. */
+export const GateThresholds = z.object({
+  validation: z.number().min(0).max(1).nullable().default(0.92),
+  heldOut: z.number().min(0).max(1).nullable().default(0.94),
+  freshSynthetic: z.number().min(0).max(1).nullable().default(0.85),
+});
+export type GateThresholds = z.infer<typeof GateThresholds>;
+
+export const GateResult = z.object({
+  gate: z.enum(['validation', 'heldOut', 'freshSynthetic']),
+  threshold: z.number().min(0).max(1),
+  /** accuracy; null: not measured (yet) */
+  value: z.number().min(0).max(1).nullable(),
+  /** images measured */
+  n: z.number().int().min(0),
+  /** null: not measured */
+  passed: z.boolean().nullable(),
+});
+export type GateResult = z.infer<typeof GateResult>;
+
 /**
  * One image of a manifest. A manifest is an immutable JSON Lines object in the store, one row an image,
  * sorted by digest, so that the same content always has the same digest.

@@ -6,7 +6,8 @@
  */
 import { z } from 'zod';
 import { PROFILE_NAMES } from '../profiles/index.js';
-import { Digest, Label, Metrics, Preprocess } from './common.js';
+import { ExportVariant } from './bundle.js';
+import { Digest, GateResult, GateThresholds, Label, LossLimit, Metrics, Precision, Preprocess } from './common.js';
 
 export const JOB_CONTRACT_VERSION = 1;
 
@@ -436,6 +437,20 @@ export const PackOutput = z.object({
   bytes: z.number().int(),
 });
 
+/** What may be exported besides fp32, and at what price. */
+export const ExportOptions = {
+  limits: z
+    .object({
+      fp16: LossLimit.prefault({ accuracy: 0.005, reward: 0.01 }),
+      int8: LossLimit.prefault({ accuracy: 0.01, reward: 0.02 }),
+    })
+    .prefault({}),
+  /** a precision below fp32 must be faster by this factor to be worth its loss */
+  minSpeedUp: z.number().min(1).default(1.1),
+  /** `auto`: engines are built and compared where onnxruntime has the provider and a GPU is there; `never`; `always`: fails without */
+  tensorrt: z.enum(['auto', 'never', 'always']).default('auto'),
+};
+
 export const ExportInput = z.object({
   trained: Digest,
   /** name of the model, e.g. `demo-20261124-1` */
@@ -448,12 +463,119 @@ export const ExportInput = z.object({
   /** largest allowed difference of probability between PyTorch and ONNX */
   parityTolerance: z.number().positive(),
   seed: z.number().int().min(0),
+  /** `auto`: of what loses no more than its limit, what serves fastest; a fixed one that loses more is refused */
+  precision: z.enum(['auto', 'fp32', 'fp16', 'int8']).default('fp32'),
+  ...ExportOptions,
+  /** real images of the snapshot's pools `train` and `calibrate` that the ranges of int8 are taken from */
+  calibrationImages: z.number().int().positive().default(48),
+  /** labelled images of `validate` and `calibrate` (not among those) that losses are measured on, each as it is and as challenges */
+  lossImages: z.number().int().positive().default(128),
+  /** threads of the miner's inference process, which speeds are measured with; null: the job's own */
+  servingThreads: z.number().int().positive().nullable().default(null),
+  gates: GateThresholds.prefault({}),
 });
 export const ExportOutput = z.object({
   /** SHA-256 of bundle.json, which is itself an object, as is every file it names */
   bundle: Digest,
   bytes: z.number().int(),
   parity: z.object({ n: z.number().int(), maxAbsDp: z.number() }),
+  members: z.array(z.object({ name: z.string(), precision: Precision, variants: z.array(ExportVariant) })).optional(),
+  gates: z.array(GateResult).optional(),
+});
+
+/** Decodes every image of a manifest or a folder and tells what training or the miner would stumble over. Nothing is changed. */
+export const ImportCheckInput = z.object({
+  /** one of the two */
+  manifest: Digest.nullable().default(null),
+  folder: z.string().nullable().default(null),
+  maxBytes: z.number().int().positive().default(12_582_912),
+  maxPixels: z.number().int().positive().default(50_000_000),
+  /** shorter side below this is reported, pixels */
+  minSide: z.number().int().positive().default(64),
+  /** largest distance of two 64-bit difference hashes that counts as a near-duplicate; null: not looked for */
+  nearDuplicates: z.number().int().min(0).max(16).nullable().default(4),
+});
+export const ImportFinding = z.object({
+  /** digest, or path below the folder */
+  image: z.string(),
+  kind: z.enum([
+    'missing',
+    'corrupt',
+    'unsupported-format',
+    'odd-mode',
+    'too-small',
+    'too-large',
+    'wrong-size',
+    'duplicate',
+    'near-duplicate',
+    'label-conflict',
+    'leak',
+  ]),
+  /** whether the image is of no use as it is */
+  unusable: z.boolean(),
+  message: z.string(),
+  /** the other image of a pair */
+  other: z.string().nullable(),
+});
+export const ImportCheckOutput = z.object({
+  /** JSON Lines of every finding */
+  findings: Digest,
+  checked: z.number().int(),
+  usable: z.number().int(),
+  byKind: z.record(z.string(), z.number().int()),
+  byFormat: z.record(z.string(), z.number().int()),
+  /** the first of them, for a summary */
+  first: z.array(ImportFinding).max(20),
+});
+
+/** Features of a manifest's images by one backbone, as an object. */
+export const EmbedInput = z.object({
+  manifest: Digest,
+  member: MemberSpec,
+  /** challenge views of each image beside the image itself */
+  views: z.number().int().min(0).default(0),
+  /** rows scaled to length 1, so that a dot product is the cosine similarity */
+  unit: z.boolean().default(true),
+});
+export const EmbedOutput = z.object({
+  /** safetensors: `embeddings` float32 [n, 1 + views, d]; rows in the order of `index` */
+  embeddings: Digest,
+  /** JSON Lines of {digest}, sorted */
+  index: Digest,
+  count: z.number().int(),
+  dimensions: z.number().int(),
+  /** names the feature space: embeddings compare only where it is equal */
+  space: z.string(),
+});
+
+/** A bundle or a trained ensemble over a manifest or a challenge set, in Python: an independent check of the production path. */
+export const EvaluateInput = z.object({
+  /** JSON Lines with digest, label, group and source: an image manifest or a challenge set. Test images may be judged */
+  manifest: Digest,
+  /** one of the two */
+  bundle: Digest.nullable().default(null),
+  trained: Digest.nullable().default(null),
+  resamples: z.number().int().positive().default(1000),
+  seed: z.number().int().min(0).default(0),
+});
+export const EvaluatedFigure = Metrics.extend({
+  /** `overall`, or the source */
+  of: z.string(),
+  /** 95% percentile interval of the accuracy, bootstrap over groups */
+  ci95: z.tuple([z.number(), z.number()]),
+  groups: z.number().int(),
+  positives: z.number().int(),
+});
+export const EvaluateOutput = z.object({
+  /** JSON Lines of {digest, prediction, votes}, an answered image each, in the manifest's order */
+  predictions: Digest,
+  /** null: no image has a label */
+  metrics: Metrics.nullable(),
+  figures: z.array(EvaluatedFigure),
+  /** expected reward of a miner with these error rates, profile 2026-01; null: a class is missing */
+  predictedReward: z.number().nullable(),
+  n: z.number().int(),
+  failed: z.array(z.object({ digest: Digest, reason: z.string() })),
 });
 
 export const JOBS = {
@@ -465,6 +587,9 @@ export const JOBS = {
   train: { input: TrainInput, output: TrainOutput },
   pack: { input: PackInput, output: PackOutput },
   export: { input: ExportInput, output: ExportOutput },
+  evaluate: { input: EvaluateInput, output: EvaluateOutput },
+  embed: { input: EmbedInput, output: EmbedOutput },
+  'import-check': { input: ImportCheckInput, output: ImportCheckOutput },
 } as const;
 export type JobKind = keyof typeof JOBS;
 export type JobInput<K extends JobKind> = z.infer<(typeof JOBS)[K]['input']>;
@@ -475,7 +600,19 @@ export type JobOutput<K extends JobKind> = z.infer<(typeof JOBS)[K]['output']>;
 /** What `flywheel-job run` reads. */
 export const JobSpec = z.object({
   version: z.literal(JOB_CONTRACT_VERSION),
-  job: z.enum(['challenges', 'neighbours', 'render', 'synthesize', 'label', 'train', 'pack', 'export']),
+  job: z.enum([
+    'challenges',
+    'neighbours',
+    'render',
+    'synthesize',
+    'label',
+    'train',
+    'pack',
+    'export',
+    'evaluate',
+    'embed',
+    'import-check',
+  ]),
   /** the workflow id that owns it: adopt by this name, never launch twice */
   name: z.string(),
   /** content-addressed object store: `<root>/<first two hex>/<digest>`; other kinds (S3) come behind the same field */

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { constants, promises as fs } from 'node:fs';
 import path from 'node:path';
-import { Bundle } from '../../domain/contracts/bundle.js';
+import { Bundle, memberFiles } from '../../domain/contracts/bundle.js';
 import type { Digest } from '../../domain/contracts/common.js';
 import { BadInputError, ObjectCorruptError } from '../../domain/errors.js';
 import { parseJson, syncDir } from '../fsutil.js';
@@ -15,7 +15,7 @@ export const BUNDLE_FILE = 'bundle.json';
 function filesOf(bundle: Bundle): { path: string; sha256: Digest; bytes: number }[] {
   const files = new Map<string, { path: string; sha256: Digest; bytes: number }>();
   for (const member of bundle.members) {
-    for (const file of [member.onnx, member.safetensors]) {
+    for (const file of memberFiles(member)) {
       const same = files.get(file.path);
       if (same !== undefined && same.sha256 !== file.sha256)
         throw new BadInputError(`The bundle names ${file.path} twice with different digests. It was not used.`);

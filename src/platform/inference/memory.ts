@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import type { Bundle } from '../../domain/contracts/bundle.js';
+import { graphBytes, type Bundle } from '../../domain/contracts/bundle.js';
 
 /** Reads a small text file; null when there is none. Injected in tests. */
 export type ReadText = (file: string) => string | null;
@@ -75,7 +75,7 @@ export function residentBytes(pids: readonly number[], read: ReadText = readText
 
 /** What the processes of a bundle will take at most while they load and answer, bytes; an estimate from the files' sizes. */
 export function bundleNeedsBytes(bundle: Pick<Bundle, 'members'>, processes: number): number {
-  const files = new Map(bundle.members.map((member) => [member.onnx.path, member.onnx.bytes]));
+  const files = new Map(bundle.members.map((member) => [member.onnx.path, graphBytes(member)]));
   const onnx = [...files.values()].reduce((sum, bytes) => sum + bytes, 0);
   return processes * (PROCESS_BYTES + BYTES_PER_ONNX_BYTE * onnx);
 }
