@@ -2,6 +2,8 @@
 
 Both classes go through the same moves (rows, single objects, barriers, walls, vehicles, people, ground) in the same places,
 the same blending, light, noise and JPEG; only what the objects are differs. So no trace of the editing tells the label.
+Equal photograph and seed with the other intent give the *twin*: the same view, lens, light, places and camera, so that within
+a pair nothing but the objects tells the classes apart.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ NEAREST, FARTHEST = 4.0, 28.0
 """metres between which most objects stand"""
 MOVES_MADE = (0.0, 2.0, 4.0, 3.0, 2.0)
 """weights of one to five moves a picture"""
+SPARE = 4
+"""further tries to keep the promise that something large enough is in the picture"""
 MIN_MAIN = 30.0
 """the object that makes the label is at least this tall, pixels on a picture 300 tall"""
 
@@ -86,6 +90,9 @@ class Picture:
     values: Floats
     """h x w x 3, 0..255"""
     rng: np.random.Generator
+    """settles where things stand and how they are seen: alike in both twins"""
+    art: np.random.Generator
+    """settles what the things look like: the two classes draw different things"""
     light: float
     """side of the sun, -1 left to 1 right"""
     shadow: tuple[float, float]
@@ -109,33 +116,35 @@ def composite(image: Pixels, intent: int, rng: np.random.Generator) -> Pixels:
     """A photograph (h x w x 3, RGB) with roadwork put in (`intent` 1) or with things of an ordinary street (`intent` 0).
 
     Give a negative intent only to photographs known to show no roadwork: nothing is taken away. The same image, intent and
-    generator state give the same pixels.
+    generator state give the same pixels; the other intent gives the twin.
     """
-    if rng.random() < 0.5:
+    # the picture is planned and finished from one number each, so that what is drawn in between cannot move the twins apart
+    plan, camera = (np.random.default_rng(int(seed)) for seed in rng.integers(0, 2**63, 2))
+    if plan.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
-    scene = read_scene(image, rng)
-    picture = open_picture(scene, image, rng)
+    scene = read_scene(image, plan)
+    picture = open_picture(scene, image, plan)
     compose(picture, intent)
-    return finish(picture.values, rng)
+    return finish(picture.values, camera)
 
 
 def compose(picture: Picture, intent: int) -> None:
-    """Plans and paints the objects of a class into an opened picture."""
-    rng = picture.rng
+    """Plans and paints the objects of a class into an opened picture; ordinary things in both, what tells the class beside."""
+    plan = picture.rng
     kit = ROADWORK if intent == 1 else ORDINARY
-    count = int(pick(rng, [1, 2, 3, 4, 5], MOVES_MADE))
-    names = [str(pick(rng, MOVES[:TELLING], WEIGHTS[:TELLING]))] + [str(pick(rng, MOVES, WEIGHTS)) for _ in range(count - 1)]
-    for name in names:
-        _move(picture, kit, name)
-    if intent == 1:
-        for _ in range(int(pick(rng, [0, 1, 2], [5, 3, 1]))):
-            _move(picture, ORDINARY, str(pick(rng, MOVES, WEIGHTS)))
+    count = int(pick(plan, [1, 2, 3, 4, 5], MOVES_MADE))
+    names = [str(pick(plan, MOVES[:TELLING], WEIGHTS[:TELLING]))] + [str(pick(plan, MOVES, WEIGHTS)) for _ in range(count - 1)]
+    shared = [str(pick(plan, MOVES, WEIGHTS)) for _ in range(int(pick(plan, [0, 1, 2], [5, 3, 1])))]
+    seeds = plan.integers(0, 2**63, (len(names) + len(shared) + SPARE, 2))
+    moves = [(kit, name) for name in names] + [(ORDINARY, name) for name in shared]
+    for (chosen, name), pair in zip(moves, seeds, strict=False):
+        _move(picture, chosen, name, pair)
     picture.flush()
     # the promise of the label (or, for a negative, the same size of edit): something large enough in the middle square
-    for _ in range(4):
+    for pair in seeds[len(moves) :]:
         if picture.drawn >= MIN_MAIN * picture.scene.height / 300:
             break
-        _move(picture, kit, "loose")
+        _move(picture, kit, "loose", pair)
         picture.flush()
 
 
@@ -188,6 +197,7 @@ def open_picture(scene: Scene, image: Pixels, rng: np.random.Generator) -> Pictu
         scene=scene,
         values=image.astype(np.float32),
         rng=rng,
+        art=np.random.default_rng(int(rng.integers(0, 2**63))),
         light=side * rng.uniform(0.2, 1.0),
         shadow=(-side * rng.uniform(0.2, 1.4), rng.uniform(-0.12, 0.25)),
         zoom=float(np.exp(rng.normal(ZOOM, 0.22))),
@@ -195,33 +205,34 @@ def open_picture(scene: Scene, image: Pixels, rng: np.random.Generator) -> Pictu
     )
 
 
-def _move(picture: Picture, kit: Kit, name: str) -> None:
-    """One move of a class, planned into the picture's queue."""
-    rng, scene = picture.rng, picture.scene
+def _move(picture: Picture, kit: Kit, name: str, seeds: NDArray[np.int64]) -> None:
+    """One move of a class, planned into the picture's queue. `seeds`: of the places and of the look."""
+    picture.rng, picture.art = np.random.default_rng(int(seeds[0])), np.random.default_rng(int(seeds[1]))
+    rng, art, scene = picture.rng, picture.art, picture.scene
     if name == "row":
         _row(picture, kit)
     elif name == "loose":
-        maker = pick(rng, kit.loose)
+        maker = pick(art, kit.loose)
         for _ in range(int(rng.integers(1, 4))):
             column, row = _spot(picture, "road" if rng.random() < 0.65 else "edge")
             _stand(picture, kit, maker, column, row)
             if rng.random() < 0.4:
-                maker = pick(rng, kit.loose)
+                maker = pick(art, kit.loose)
     elif name == "barrier":
         column, row = _spot(picture, "road" if rng.random() < 0.7 else "edge")
-        maker = pick(rng, kit.barriers)
+        maker = pick(art, kit.barriers)
         step = rng.uniform(1.4, 2.6) * scene.scale(row) * picture.zoom
         for i in range(int(rng.integers(1, 5))):
             _stand(picture, kit, maker, column + i * step, row + rng.normal(0, 1.0), fixed=i > 0)
     elif name == "sign":
         for _ in range(int(rng.integers(1, 3))):
             column, row = _spot(picture, "edge" if rng.random() < 0.7 else "road")
-            _stand(picture, kit, kit.signs[0] if rng.random() < 0.8 else pick(rng, kit.signs), column, row)
+            _stand(picture, kit, kit.signs[0] if art.random() < 0.8 else pick(art, kit.signs), column, row)
     elif name == "wall":
         _wall(picture, kit)
     elif name == "big":
         column, row = _spot(picture, "road" if rng.random() < 0.5 else "edge", farthest=26.0, nearest=9.0)
-        _stand(picture, kit, pick(rng, kit.big), column, row)
+        _stand(picture, kit, pick(art, kit.big), column, row)
     elif name == "people":
         column, row = _spot(picture, "edge" if rng.random() < 0.6 else "road")
         for _ in range(int(rng.integers(1, 4))):
@@ -231,9 +242,9 @@ def _move(picture: Picture, kit: Kit, name: str) -> None:
     else:
         column, row = _spot(picture, "road")
         x, z = scene.ground(column, row)
-        seed = int(rng.integers(0, 2**31))
+        seed, grain = int(art.integers(0, 2**31)), int(rng.integers(0, 2**31))
         picture.queue.append(
-            (0.0, lambda: _lay(picture, lambda layer: kit.ground(layer, scene, x, z, np.random.default_rng(seed)), flat=True))
+            (0.0, lambda: _lay(picture, lambda layer: kit.ground(layer, scene, x, z, np.random.default_rng(seed)), grain, flat=True))
         )
 
 
@@ -269,7 +280,7 @@ def _spot(picture: Picture, zone: str, farthest: float = FARTHEST, nearest: floa
 def _row(picture: Picture, kit: Kit) -> None:
     """A line or taper of equal things along the road."""
     rng, scene = picture.rng, picture.scene
-    maker = pick(rng, kit.posts)
+    maker = pick(picture.art, kit.posts)
     column, row = _spot(picture, "road" if rng.random() < 0.7 else "edge", farthest=16.0)
     x, z = scene.ground(column, row)
     spacing, count = rng.uniform(1.5, 6.0), int(rng.integers(3, 12))
@@ -283,7 +294,7 @@ def _row(picture: Picture, kit: Kit) -> None:
         if i and not scene.on_road(px, py) and rng.random() < 0.5:
             continue
         if sprite is None:
-            sprite = maker(rng, max(8.0, kit.heights[maker] * scene.scale(py) * picture.zoom), picture.light)
+            sprite = maker(picture.art, max(8.0, kit.heights[maker] * scene.scale(py) * picture.zoom), picture.light)
         _plan(picture, sprite, px, py, 1.0, flip)
 
 
@@ -295,10 +306,10 @@ def _wall(picture: Picture, kit: Kit) -> None:
     if rng.random() < 0.25:
         # across the road rather than along it
         run = Run(x - rng.uniform(1, 4), z + 2, x + rng.uniform(1, 4), z + rng.uniform(2.5, 5))
-    seed = int(rng.integers(0, 2**31))
+    seed, grain = int(picture.art.integers(0, 2**31)), int(rng.integers(0, 2**31))
     far = scene.project(run.x0, run.z0)
     picture.queue.append(
-        (far[1], lambda: _lay(picture, lambda layer: kit.wall(layer, scene, run, np.random.default_rng(seed)), flat=False))
+        (far[1], lambda: _lay(picture, lambda layer: kit.wall(layer, scene, run, np.random.default_rng(seed)), grain, flat=False))
     )
 
 
@@ -309,18 +320,20 @@ def _stand(picture: Picture, kit: Kit, maker: Maker, column: float, row: float, 
     pixels = kit.heights[maker] * ppm
     if pixels < MIN_SPRITE or pixels > picture.scene.height * 1.2:
         return
-    sprite = maker(rng, pixels, picture.light)
+    sprite = maker(picture.art, pixels, picture.light)
     flat = maker in kit.barriers or maker in kit.signs
-    _plan(picture, sprite, column, row, bearing(rng) if flat and not fixed else 1.0, bool(rng.random() < 0.3) and maker not in kit.signs)
+    turn, flip = bearing(rng), bool(rng.random() < 0.3)
+    _plan(picture, sprite, column, row, turn if flat and not fixed else 1.0, flip and maker not in kit.signs)
 
 
 def _plan(picture: Picture, sprite: Sprite, column: float, row: float, squeeze: float, flip: bool) -> None:
-    picture.queue.append((row, lambda: _paste(picture, sprite, column, row, squeeze, flip)))
+    seed = int(picture.rng.integers(0, 2**31))
+    picture.queue.append((row, lambda: _paste(picture, sprite, column, row, squeeze, flip, np.random.default_rng(seed))))
 
 
-def _paste(picture: Picture, sprite: Sprite, column: float, row: float, squeeze: float, flip: bool) -> None:
+def _paste(picture: Picture, sprite: Sprite, column: float, row: float, squeeze: float, flip: bool, rng: np.random.Generator) -> None:
     """Shadow, then the object, in the light of the spot."""
-    scene, rng = picture.scene, picture.rng
+    scene = picture.scene
     ppm = scene.scale(row) * picture.zoom
     small = sprite.at(ppm, squeeze, flip)
     high, wide = small.alpha.shape
@@ -334,7 +347,7 @@ def _paste(picture: Picture, sprite: Sprite, column: float, row: float, squeeze:
     left = round(column - wide / 2) - pad
     top = round(row - high + sprite.foot * ppm) - pad
     _shade(picture, small.alpha, column, row)
-    hidden = _behind(picture, column, row, paint.shape[:2], left, top)
+    hidden = _behind(scene, column, row, paint.shape[:2], left, top, rng)
     area = _clip(left, top, paint.shape[1], paint.shape[0], scene)
     if area is None:
         return
@@ -402,9 +415,10 @@ def _shade(picture: Picture, alpha: Floats, column: float, row: float) -> None:
         picture.values[target] *= (1 - min(0.62, 0.25 + 0.5 * scene.sun) * dark[source])[:, :, None]
 
 
-def _behind(picture: Picture, column: float, row: float, shape: tuple[int, int], left: int, top: int) -> Floats | None:
+def _behind(
+    scene: Scene, column: float, row: float, shape: tuple[int, int], left: int, top: int, rng: np.random.Generator
+) -> Floats | None:
     """What stays visible of an object that stands behind something: the foot is off the road, but road lies in front of it."""
-    scene, rng = picture.scene, picture.rng
     if scene.on_road(column, row) or rng.random() < 0.5:
         return None
     c, r = min(scene.width - 1, max(0, round(column))), round(row)
@@ -424,9 +438,9 @@ def _behind(picture: Picture, column: float, row: float, shape: tuple[int, int],
     return np.asarray(cv2.GaussianBlur(visible, (0, 0), 0.8), np.float32)
 
 
-def _lay(picture: Picture, draw: Callable[[Layer], None], flat: bool) -> None:
+def _lay(picture: Picture, draw: Callable[[Layer], None], grain_seed: int, flat: bool) -> None:
     """Blends a wall or a patch of ground; what lies flat stays on the road and keeps its texture."""
-    scene = picture.scene
+    scene, rng = picture.scene, np.random.default_rng(grain_seed)
     layer = Layer.empty(scene)
     draw(layer)
     filled = np.flatnonzero(layer.paint[:, :, 3].max(axis=1))
@@ -442,7 +456,7 @@ def _lay(picture: Picture, draw: Callable[[Layer], None], flat: bool) -> None:
     colour = np.asarray(cv2.GaussianBlur(colour, (0, 0), soft), np.float32)
     alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), soft), np.float32)
     patch = picture.values[top:bottom]
-    texture = picture.rng.normal(0, 0.05, (max(2, (bottom - top) // 6), scene.width // 6)).astype(np.float32)
+    texture = rng.normal(0, 0.05, (max(2, (bottom - top) // 6), scene.width // 6)).astype(np.float32)
     uneven = 1 + cv2.resize(texture, (scene.width, bottom - top), interpolation=cv2.INTER_CUBIC)
     lit = light_up(scene, colour * uneven[:, :, None], alpha, np.zeros_like(alpha), 12.0, 1.0)
     if flat:
@@ -458,7 +472,7 @@ def _lay(picture: Picture, draw: Callable[[Layer], None], flat: bool) -> None:
         tall = (middle > 0.4).sum(axis=0)
         if (tall > 6).sum() > 20:
             picture.drawn = max(picture.drawn, float(np.percentile(tall[tall > 6], 80)))
-    grain = picture.rng.standard_normal(alpha.shape, dtype=np.float32) * scene.noise * alpha
+    grain = rng.standard_normal(alpha.shape, dtype=np.float32) * scene.noise * alpha
     picture.values[top:bottom] = patch * (1 - alpha[:, :, None]) + lit + grain[:, :, None]
 
 
