@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from flywheel_jobs.synth import ordinary, roadwork
-from flywheel_jobs.synth.compositor import composite, finish, light_up
+from flywheel_jobs.synth.compositor import another_view, composite, finish, light_up
 from flywheel_jobs.synth.ground import Layer, Run, ordinary_wall, roadwork_wall
 from flywheel_jobs.synth.scene import read_scene
 from flywheel_jobs.synth.streets import LIGHTS, draw_street, render
@@ -49,6 +49,34 @@ def test_a_composite_depends_on_image_intent_and_generator_alone(intent: int) ->
     assert not np.array_equal(first, other)
     assert first.shape == photo().shape
     assert first.dtype == np.uint8
+
+
+def test_twins_share_everything_but_the_objects() -> None:
+    # where nothing stands, view, light, camera and noise are alike to the bit, before the JPEG of each picture
+    image, kept = photo(4), []
+    for seed in range(8):
+        negative, positive = (composite(image, intent, np.random.default_rng(seed)).astype(int) for intent in (0, 1))
+        assert not np.array_equal(negative, positive)
+        stranger = composite(image, 0, np.random.default_rng(100 + seed)).astype(int)
+        alike, apart = (np.median(np.abs(negative - other).max(axis=2)) for other in (positive, stranger))
+        kept.append(alike < apart)
+    assert sum(kept) >= 7
+
+
+def test_the_view_keeps_the_size_and_shows_a_part() -> None:
+    image = photo(5)
+    part = another_view(image, np.random.default_rng(0))
+    assert part.shape == image.shape
+    assert not np.array_equal(part, image)
+    assert np.array_equal(part, another_view(image, np.random.default_rng(0)))
+
+
+def test_each_class_has_something_of_every_size_to_put_up() -> None:
+    # a class that alone had tall or wide things would be told by their size
+    for group in ("POSTS", "BARRIERS", "SIGNS", "BIG"):
+        sizes = [sorted(module.HEIGHT[maker] for maker in getattr(module, group)) for module in (roadwork, ordinary)]
+        assert len(sizes[0]) >= 2
+        assert 0.4 < sizes[0][-1] / sizes[1][-1] < 2.5
 
 
 def test_a_composite_leaves_its_background_untouched() -> None:

@@ -27,6 +27,10 @@ MIN_SPRITE = 4.0
 """smaller objects are left out, pixels of height"""
 STYLE_SHARE = 0.5
 """how many pictures are given the look of another camera"""
+VIEW_SHARE = 0.5
+"""how many pictures are made from a part of their photograph"""
+NARROWEST = 0.6
+"""smallest such part, as a share of width and height"""
 ZOOM = 0.2
 """mean of the logarithm of the lens: objects stand larger than a dashboard camera's own"""
 NEAREST, FARTHEST = 4.0, 28.0
@@ -63,7 +67,7 @@ ROADWORK = Kit(
     roadwork.HEIGHT,
     roadwork_wall,
     roadwork_ground,
-    (*roadwork.POSTS, *roadwork.BARRIERS, roadwork.heap),
+    roadwork.LOOSE,
 )
 ORDINARY = Kit(
     ordinary.POSTS,
@@ -74,7 +78,7 @@ ORDINARY = Kit(
     ordinary.HEIGHT,
     ordinary_wall,
     ordinary_ground,
-    (*ordinary.POSTS, *ordinary.BARRIERS, ordinary.sign),
+    ordinary.LOOSE,
 )
 MOVES = ("row", "loose", "barrier", "sign", "wall", "big", "people", "ground")
 WEIGHTS = (5.0, 3.0, 2.5, 3.0, 2.5, 2.0, 2.0, 1.0)
@@ -122,10 +126,24 @@ def composite(image: Pixels, intent: int, rng: np.random.Generator) -> Pixels:
     plan, camera = (np.random.default_rng(int(seed)) for seed in rng.integers(0, 2**63, 2))
     if plan.random() < 0.5:
         image = np.ascontiguousarray(image[:, ::-1])
+    if plan.random() < VIEW_SHARE:
+        image = another_view(image, plan)
     scene = read_scene(image, plan)
     picture = open_picture(scene, image, plan)
     compose(picture, intent)
     return finish(picture.values, camera)
+
+
+def another_view(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """The same street through a longer lens turned a little aside: a part of the picture, enlarged to its size."""
+    height, width = image.shape[:2]
+    share = rng.uniform(NARROWEST, 1.0)
+    high, wide = max(2, round(height * share)), max(2, round(width * share))
+    # the horizon stays near the middle, where the reading of the scene looks for it
+    top = round((height - high) * rng.uniform(0.3, 0.7))
+    left = round((width - wide) * rng.uniform(0, 1))
+    part = np.ascontiguousarray(image[top : top + high, left : left + wide])
+    return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def compose(picture: Picture, intent: int) -> None:

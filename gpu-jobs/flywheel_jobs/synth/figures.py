@@ -84,7 +84,8 @@ def person(rng: np.random.Generator, pixels: float, light: float, worker: bool) 
     return canvas.finish(rng, 0.3 if worker else 0.1)
 
 
-def _wheel(canvas: Canvas, x: float, radius: float) -> None:
+def wheel(canvas: Canvas, x: float, radius: float) -> None:
+    """A wheel standing on the ground at `x` m."""
     canvas.disc(x, radius, radius, BLACK)
     canvas.disc(x, radius, radius * 0.55, (0.55, 0.56, 0.57))
     canvas.disc(x, radius, radius * 0.2, (0.2, 0.2, 0.2))
@@ -135,7 +136,7 @@ def car(rng: np.random.Generator, pixels: float, light: float, colour: Colour | 
         )
         canvas.rect(-half * 0.1, belt, 0.07, tall - belt - 0.05, paint)
         for x in (-half * 0.62, half * 0.62):
-            _wheel(canvas, x, 0.32)
+            wheel(canvas, x, 0.32)
         canvas.rect(half * 0.96, belt * 0.66, 0.15, 0.12, WHITE, glow=0.5)
         canvas.rect(-half * 0.96, belt * 0.72, 0.12, 0.14, RED, glow=0.5)
     if beacon:
@@ -189,7 +190,7 @@ def truck(rng: np.random.Generator, pixels: float, light: float, colour: Colour 
             canvas.rect((cab - half) / 2, 0.7, long * 0.6, 0.16, WHITE, stripes=(RED, 45.0, 0.4), glow=0.3)
             _beacon(canvas, cab + 0.4, tall * 0.86)
         for x in (-half * 0.72, -half * 0.42, half * 0.68):
-            _wheel(canvas, x, 0.45)
+            wheel(canvas, x, 0.45)
     return canvas.finish(rng, 0.7 if work else 0.3)
 
 
@@ -232,8 +233,8 @@ def machine(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
         lift = rng.uniform(0.3, 1.5)
         canvas.line(0.4, 1.4, 2.1, lift, 0.26, paint)
         canvas.poly([(1.9, lift - 0.3), (2.9, lift - 0.3), (2.5, lift + 0.7), (1.95, lift + 0.6)], dark)
-        _wheel(canvas, -1.6, 0.72)
-        _wheel(canvas, 0.8, 0.66)
+        wheel(canvas, -1.6, 0.72)
+        wheel(canvas, 0.8, 0.66)
         _beacon(canvas, -0.3, 2.9)
     else:
         canvas = Canvas(4.4, 2.9, pixels, light, 0.0)
@@ -255,7 +256,7 @@ def arrow_board(rng: np.random.Generator, pixels: float, light: float) -> Sprite
     body = jitter(rng, pick(rng, [ORANGE, ORANGE, YELLOW, (0.75, 0.76, 0.77)]))
     canvas.rect(0, 0.4, 1.9, 0.3, body, fade=0.2)
     for side in (-1, 1):
-        _wheel(canvas, side * 0.8, 0.3)
+        wheel(canvas, side * 0.8, 0.3)
         canvas.line(side * 0.5, 0.6, side * 0.5, tall - 0.6, 0.09, body)
     canvas.rect(0, tall - 1.25, 2.4, 1.25, body)
     canvas.rect(0, tall - 1.2, 2.3, 1.15, BLACK)

@@ -99,7 +99,7 @@ def _shades(rng: np.random.Generator, colours: list[Colour]) -> Paint:
 
 def roadwork_wall(layer: Layer, scene: Scene, run: Run, rng: np.random.Generator) -> None:
     """Water-filled or concrete jersey barriers, barrier boards, mesh or panel fences, tape."""
-    kind = pick(rng, ["plastic", "boards", "mesh", "tape", "panels", "concrete"], [5, 4, 3, 2, 2, 2])
+    kind = pick(rng, ["plastic", "boards", "mesh", "tape", "panels", "concrete", "hoarding", "dark"], [5, 4, 3, 2, 2, 2, 1.5, 1.5])
     orange = pick(rng, CONE_ORANGE)
     if kind == "plastic":
         colours = pick(rng, [[orange, WHITE], [orange], [SHEET_RED, WHITE], [orange, orange, WHITE], [YELLOW, orange]])
@@ -111,6 +111,23 @@ def roadwork_wall(layer: Layer, scene: Scene, run: Run, rng: np.random.Generator
         paint = _shades(rng, [CONCRETE, CONCRETE, pick(rng, [orange, CONCRETE])])
         _bands(layer, scene, run, 0.0, rng.uniform(0.8, 1.1), 2.5, paint, cap=0.2)
         _posts(layer, scene, run, rng.uniform(3, 6), 1.25, 0.2, orange)
+    elif kind == "hoarding":
+        # plywood or sheet round a building site, taller than a person, often with a striped foot and lamps
+        sheet = pick(rng, [(0.6, 0.47, 0.32), (0.14, 0.3, 0.2), (0.16, 0.26, 0.42), (0.75, 0.75, 0.73), (0.2, 0.2, 0.21)])
+        high = rng.uniform(1.9, 2.6)
+        _bands(layer, scene, run, 0.0, high, 1.22, _shades(rng, [sheet]))
+        _posts(layer, scene, run, 2.44, high + 0.1, 0.09, jitter(rng, (0.5, 0.4, 0.28)))
+        if rng.random() < 0.6:
+            _bands(layer, scene, run, 0.5, 0.8, 0.5, _shades(rng, [pick(rng, [SHEET_RED, orange]), WHITE]))
+    elif kind == "dark":
+        # worn concrete or steel, with reflectors and a fence on top
+        grey = jitter(rng, pick(rng, [(0.33, 0.32, 0.31), (0.42, 0.4, 0.37), (0.25, 0.26, 0.27)]))
+        high = rng.uniform(0.75, 1.1)
+        _bands(layer, scene, run, 0.0, high, rng.uniform(2.0, 4.0), _shades(rng, [grey]), cap=0.2)
+        _bands(layer, scene, run, high * 0.6, high * 0.75, 1.5, lambda i: orange if i % 3 == 0 else grey)
+        if rng.random() < 0.6:
+            _posts(layer, scene, run, 2.4, high + 1.2, 0.06, SILVER)
+            _bands(layer, scene, run, high, high + 1.1, 2.4, _shades(rng, [GREY]), cover=rng.uniform(0.2, 0.5))
     elif kind == "boards":
         red = SHEET_RED if rng.random() < 0.7 else orange
         _posts(layer, scene, run, 2.2, 1.05, 0.07, GREY)
@@ -135,7 +152,7 @@ def roadwork_wall(layer: Layer, scene: Scene, run: Run, rng: np.random.Generator
 
 def ordinary_wall(layer: Layer, scene: Scene, run: Run, rng: np.random.Generator) -> None:
     """Guard rails, hedges, masonry, concrete, railings, kerb planters."""
-    kind = pick(rng, ["rail", "hedge", "masonry", "concrete", "railing"], [3, 2, 2, 3, 3])
+    kind = pick(rng, ["rail", "hedge", "masonry", "concrete", "railing", "fence", "painted"], [3, 2, 2, 3, 3, 2, 1.5])
     if kind == "rail":
         _posts(layer, scene, run, 2.5, 0.75, 0.1, GREY)
         steel = jitter(rng, (0.72, 0.73, 0.72), 0.08)
@@ -149,6 +166,16 @@ def ordinary_wall(layer: Layer, scene: Scene, run: Run, rng: np.random.Generator
         _bands(layer, scene, run, 0.0, rng.uniform(0.5, 1.3), 0.5, lambda _: jitter(rng, stone, 0.1), cap=0.2)
     elif kind == "concrete":
         _bands(layer, scene, run, 0.0, rng.uniform(0.7, 1.1), 2.5, _shades(rng, [CONCRETE]), cap=0.2)
+    elif kind == "fence":
+        board = pick(rng, [(0.45, 0.33, 0.22), (0.6, 0.5, 0.36), (0.3, 0.28, 0.26), WHITE, (0.2, 0.33, 0.22)])
+        high = rng.uniform(1.2, 2.4)
+        _bands(layer, scene, run, 0.05, high, rng.uniform(0.3, 1.8), _shades(rng, [board]))
+        _posts(layer, scene, run, 2.0, high + 0.08, 0.1, jitter(rng, board, 0.15))
+    elif kind == "painted":
+        # kerbs painted against parking and walls with advertising: red, white and yellow without any work
+        first = pick(rng, [SHEET_RED, YELLOW, (0.1, 0.1, 0.11), (0.12, 0.3, 0.62)])
+        low = rng.random() < 0.6
+        _bands(layer, scene, run, 0.0, 0.17 if low else rng.uniform(0.8, 1.6), rng.uniform(0.6, 3.0), _shades(rng, [first, WHITE]), cap=0.3)
     else:
         colour = pick(rng, [(0.12, 0.13, 0.13), SILVER, WHITE, (0.2, 0.33, 0.25), (0.6, 0.1, 0.1), ORANGE], [4, 3, 3, 2, 1, 1])
         high = rng.uniform(0.8, 1.2)

@@ -1,5 +1,6 @@
 """The job `synthesize`: composites and weather variants of hard cases and their neighbours.
 
+Composites come as twins: two images of one background with equal places, light and camera, one with roadwork and one without.
 What is made depends on the seed and on each failure's own digest, never on the order of rows; made again, it is the same
 objects, so a restarted job needs no checkpoint.
 """
@@ -44,7 +45,12 @@ class Slot:
 
     failure: Row
     number: int
-    """place among the failure's images"""
+    """place among the failure's images; 2 m and 2 m + 1 are a pair, one of each intent"""
+
+    @property
+    def pair(self) -> int:
+        """Which pair of the failure's images it belongs to."""
+        return self.number // 2
 
 
 class Corpus:
@@ -137,8 +143,9 @@ def run(ctx: JobContext, job_input: Row) -> Row:
 
 
 def _slots(failures: list[Row], per_failure: int, most: int) -> list[Slot]:
-    """Every failure gets its first image before any gets its second, so that a cap takes from all alike."""
-    every = [Slot(failure, number) for number in range(per_failure) for failure in failures]
+    """Every failure gets its first pair before any gets its second, so that a cap takes from all alike and parts few twins."""
+    starts = range(0, per_failure, 2)
+    every = [Slot(failure, number) for start in starts for failure in failures for number in range(start, min(start + 2, per_failure))]
     return every[:most]
 
 
@@ -147,20 +154,22 @@ def _make(slot: Slot, corpus: Corpus, providers: list[str], seed: int, source: _
     failure = slot.failure
     key = int(failure["digest"][:16], 16)
     plan = np.random.default_rng(np.random.SeedSequence((seed, key)))
-    # weather falls on the same places of every failure's list, starting anywhere
+    # weather falls on whole pairs, the same ones of every failure's list, starting anywhere
     start, first = plan.random(), int(plan.integers(0, 2))
     share = WEATHER_SHARE if len(providers) == 2 else float(providers == ["weather"])
-    turn = int(np.floor((slot.number + 1) * share + start)) - int(np.floor(slot.number * share + start))
+    turn = int(np.floor((slot.pair + 1) * share + start)) - int(np.floor(slot.pair * share + start))
     provider = "weather" if turn >= 1 else "composite"
-    # in pairs of both intents; which comes first differs by failure and by pair, so that caps and weather keep the balance
-    intent = (first + slot.number + slot.number // 2) % 2
-    rng = np.random.default_rng(np.random.SeedSequence((seed, key, slot.number)))
+    # which intent comes first differs by failure and by pair, so that a cap keeps the balance
+    intent = (first + slot.number + slot.pair) % 2
     candidates = corpus.backgrounds(failure)
     if provider == "weather":
+        rng = np.random.default_rng(np.random.SeedSequence((seed, key, slot.number)))
         background, reason = _for_weather(candidates, intent, rng)
         if background is None and "composite" in providers:
             provider = "composite"
     if provider == "composite":
+        # twins draw from equal generators: same background, same places, same camera
+        rng = np.random.default_rng(np.random.SeedSequence((seed, key, 2 * slot.pair, 1)))
         background, reason = _for_composite(candidates, corpus, failure["pool"], intent, rng)
     if background is None:
         return reason
@@ -198,22 +207,21 @@ def _for_weather(candidates: list[Row], intent: int, rng: np.random.Generator) -
 
 
 def _for_composite(candidates: list[Row], corpus: Corpus, pool: str, intent: int, rng: np.random.Generator) -> tuple[Row | None, str]:
-    """A background on which the intent is possible.
+    """A background on which both intents are possible; the same for both twins.
 
     Nothing is taken away, so a negative needs a photograph known to show no roadwork: the failure, a neighbour, or else any
-    of the pool. Positives prefer the same kind of photograph, so that backgrounds do not tell the label.
+    of the pool. Its twin stands on the same one, so that backgrounds do not tell the label. Only where the pool has no such
+    photograph are positives made alone, on the failure or a neighbour.
     """
     clean = [row for row in candidates if row["label"] == 0]
     if not clean or rng.random() < 0.25:
         spare = corpus.without.get(pool, [])
         if spare:
             clean = [*clean, corpus.rows[spare[int(rng.integers(0, len(spare)))]]]
+    if clean:
+        return clean[int(rng.integers(0, len(clean)))], ""
     if intent == 0:
-        if not clean:
-            return None, f"no photograph without roadwork in pool {pool} to make a negative from"
-        return clean[int(rng.integers(0, len(clean)))], ""
-    if clean and rng.random() < 0.75:
-        return clean[int(rng.integers(0, len(clean)))], ""
+        return None, f"no photograph without roadwork in pool {pool} to make a negative from"
     return candidates[int(len(candidates) * rng.random() ** 2)], ""
 
 

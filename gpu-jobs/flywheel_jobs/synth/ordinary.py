@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from .canvas import BLACK, GREY, WHITE, Canvas, Colour, Sprite, jitter, pick
-from .figures import ORANGE, PAINTS, RED, YELLOW, car, person, truck
+from .figures import ORANGE, PAINTS, RED, SILVER, YELLOW, car, person, truck, wheel
 from .roadwork import Maker, _text
 
 BLUE: Colour = (0.07, 0.25, 0.6)
@@ -222,11 +222,103 @@ def any_truck(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
     return truck(rng, pixels, light, pick(rng, WARM) if rng.random() < 0.5 else pick(rng, PAINTS))
 
 
+def shelter(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
+    """A bus shelter, kiosk, pergola or gantry: a frame of posts and beams as large as a scaffold, with nobody building."""
+    tall, wide = rng.uniform(2.4, 4.2), rng.uniform(2.5, 6.0)
+    canvas = Canvas(wide * 1.06, tall, pixels * tall / 3.0, light, 0.01)
+    frame = jitter(rng, pick(rng, [SILVER, GREY, BLACK, (0.3, 0.24, 0.18), GREEN, (0.7, 0.7, 0.68)]))
+    kind = pick(rng, ["shelter", "kiosk", "pergola"], [4, 2, 2])
+    if kind == "kiosk":
+        canvas.rect(0, 0, wide * 0.9, tall - 0.3, jitter(rng, pick(rng, [*WARM, GREEN, BLUE, WHITE, (0.4, 0.3, 0.22)])), fade=0.25)
+        canvas.rect(0, tall * 0.4, wide * 0.6, tall * 0.32, (0.15, 0.16, 0.18))
+        canvas.rect(0, tall * 0.74, wide * 0.8, tall * 0.16, jitter(rng, pick(rng, [*WARM, WHITE, BLUE])))
+        canvas.rect(0, tall - 0.3, wide, 0.28, frame)
+        return canvas.finish(rng, 0.3)
+    for i in range(int(rng.integers(3, 6))):
+        canvas.rect(-wide * 0.46 + wide * 0.92 * i / 4, 0, 0.09, tall - 0.1, frame)
+    if kind == "shelter":
+        canvas.rect(0, 0.4, wide * 0.85, tall * 0.5, (0.42, 0.48, 0.5), fade=-0.3)
+        canvas.rect(-wide * 0.3, 0.45, wide * 0.22, tall * 0.55, jitter(rng, pick(rng, [*WARM, WHITE, BLUE])), glow=0.2)
+        canvas.rect(0, 0.4, wide * 0.5, 0.08, frame)
+    else:
+        for level in (0.35, 0.7):
+            canvas.rect(0, tall * level, wide, 0.07, frame)
+    canvas.rect(0, tall - 0.22, wide, 0.2, frame, fade=0.3)
+    return canvas.finish(rng, 0.3)
+
+
+def billboard(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
+    """An advertisement on legs, an information panel or a large lit shop sign, with patches of any colour."""
+    tall, wide = rng.uniform(2.2, 4.0), rng.uniform(1.2, 4.0)
+    canvas = Canvas(wide * 1.05, tall, pixels * tall / 3.0, light, 0.01)
+    for side in (-1, 1):
+        canvas.rect(side * wide * 0.35, 0, 0.12, tall * 0.5, jitter(rng, GREY))
+    low = tall * rng.uniform(0.2, 0.45)
+    canvas.rect(0, low, wide, tall - low, BLACK)
+    canvas.rect(0, low + 0.08, wide - 0.16, tall - low - 0.16, jitter(rng, pick(rng, [*PAINTS, *WARM, BLUE, GREEN])), glow=0.2)
+    for _ in range(int(rng.integers(2, 6))):
+        x, y = rng.uniform(-0.3, 0.3) * wide, rng.uniform(low + 0.2, tall - 0.5)
+        paint = jitter(rng, pick(rng, [*PAINTS, *WARM, BLUE, WHITE]))
+        if rng.random() < 0.5:
+            canvas.rect(x, y, wide * rng.uniform(0.1, 0.35), rng.uniform(0.1, 0.35), paint)
+        else:
+            canvas.disc(x, y, wide * rng.uniform(0.05, 0.16), paint)
+    return canvas.finish(rng, 0.2)
+
+
+def container(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
+    """Bottle banks, a refuse container, a parked trailer or a stack of crates before a shop."""
+    tall, wide = rng.uniform(1.2, 2.0), rng.uniform(1.2, 3.6)
+    canvas = Canvas(wide * 1.08, tall * 1.05, pixels * tall / 1.6, light, 0.02)
+    kind = pick(rng, ["bank", "container", "crates"], [3, 3, 2])
+    if kind == "bank":
+        count = int(rng.integers(1, 4))
+        for i in range(count):
+            x = -wide / 2 + wide * (i + 0.5) / count
+            paint = jitter(rng, pick(rng, [GREEN, WHITE, (0.35, 0.2, 0.1), BLUE, *WARM]))
+            canvas.rect(x, 0.05, wide / count * 0.85, tall * 0.75, paint, turned=True, fade=0.2)
+            canvas.disc(x, tall * 0.8, wide / count * 0.42, paint, tall * 0.18, turned=True)
+            canvas.disc(x, tall * 0.66, 0.12, BLACK)
+    elif kind == "container":
+        paint = jitter(rng, pick(rng, [(0.1, 0.28, 0.16), GREY, BLUE, (0.2, 0.2, 0.2), *WARM]))
+        canvas.poly([(-wide * 0.45, 0.15), (wide * 0.45, 0.15), (wide * 0.5, tall * 0.9), (-wide * 0.5, tall * 0.9)], paint, fade=0.3)
+        canvas.rect(0, tall * 0.88, wide, tall * 0.12, jitter(rng, BLACK))
+        for side in (-1, 1):
+            canvas.disc(side * wide * 0.36, 0.1, 0.1, BLACK)
+    else:
+        for r in range(4):
+            for c in range(4):
+                if rng.random() < 0.85:
+                    paint = jitter(rng, pick(rng, [*WARM, GREEN, (0.6, 0.5, 0.35), BLUE]))
+                    canvas.rect(-wide * 0.4 + wide * 0.27 * c, tall * 0.24 * r, wide * 0.25, tall * 0.21, paint, fade=0.3)
+    return canvas.finish(rng, 0.5)
+
+
+def bus(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
+    """A bus, tram, camper or removal lorry from the side, at times orange, yellow or green."""
+    tall, long = rng.uniform(2.6, 3.3), rng.uniform(6.0, 9.0)
+    canvas = Canvas(long * 1.02, tall, pixels * tall / 3.1, light, 0.0)
+    paint = jitter(rng, pick(rng, [*PAINTS, *WARM, GREEN, BLUE]))
+    canvas.rect(0, 0.35, long, tall - 0.4, paint, fade=0.25)
+    if rng.random() < 0.7:
+        canvas.rect(0, tall * 0.5, long * 0.94, tall * 0.28, (0.13, 0.16, 0.19), fade=-0.4)
+        for i in range(6):
+            canvas.rect(-long * 0.4 + long * 0.16 * i, tall * 0.5, 0.08, tall * 0.28, paint)
+    else:
+        canvas.rect(0, tall * 0.45, long * rng.uniform(0.3, 0.7), tall * 0.25, jitter(rng, pick(rng, [*PAINTS, *WARM])))
+    canvas.rect(0, 0.35, long, 0.14, jitter(rng, pick(rng, [BLACK, WHITE, *WARM])))
+    for x in (-long * 0.32, long * 0.34):
+        wheel(canvas, x, 0.45)
+    return canvas.finish(rng, 0.3)
+
+
 POSTS: tuple[Maker, ...] = (post, hydrant, bin_, plant)
 """what may stand in rows"""
-BARRIERS: tuple[Maker, ...] = (bench, plant, bin_)
-SIGNS: tuple[Maker, ...] = (sign, lamp_post)
-BIG: tuple[Maker, ...] = (any_car, any_truck, awning)
+BARRIERS: tuple[Maker, ...] = (bench, plant, bin_, container)
+SIGNS: tuple[Maker, ...] = (sign, lamp_post, billboard)
+LOOSE: tuple[Maker, ...] = (*POSTS, *BARRIERS, sign, billboard)
+"""what stands about singly"""
+BIG: tuple[Maker, ...] = (any_car, any_truck, awning, shelter, container, bus)
 
 HEIGHT: dict[Maker, float] = {
     sign: 2.8,
@@ -240,5 +332,9 @@ HEIGHT: dict[Maker, float] = {
     passer: 1.9,
     any_car: 1.8,
     any_truck: 3.1,
+    shelter: 3.0,
+    billboard: 3.0,
+    container: 1.6,
+    bus: 3.1,
 }
 """usual height in metres"""

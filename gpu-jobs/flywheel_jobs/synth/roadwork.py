@@ -11,6 +11,7 @@ import numpy as np
 
 from .canvas import BLACK, GREY, WHITE, Canvas, Colour, Sprite, jitter, pick
 from .figures import AMBER, LIME, ORANGE, RED, SILVER, YELLOW, arrow_board, machine, person, truck
+from .works import light_tower, low_loader, scaffold, skip, stack
 
 CONE_ORANGE: tuple[Colour, ...] = ((0.99, 0.36, 0.08), (0.98, 0.45, 0.12), (0.93, 0.28, 0.1), (1.0, 0.5, 0.22))
 SHEET_RED: Colour = (0.83, 0.1, 0.1)
@@ -258,8 +259,10 @@ def work_truck(rng: np.random.Generator, pixels: float, light: float) -> Sprite:
 POSTS: tuple[Maker, ...] = (cone, tube, drum, beacon_board)
 """what stands in rows"""
 BARRIERS: tuple[Maker, ...] = (barricade, frame_barrier)
+LOOSE: tuple[Maker, ...] = (*POSTS, *BARRIERS, heap, stack)
+"""what stands or lies about singly"""
 SIGNS: tuple[Maker, ...] = (sign, keep_right)
-BIG: tuple[Maker, ...] = (machine, work_truck, arrow_board)
+BIG: tuple[Maker, ...] = (machine, work_truck, arrow_board, scaffold, low_loader, skip, light_tower)
 
 HEIGHT: dict[Maker, float] = {
     cone: 0.75,
@@ -275,5 +278,10 @@ HEIGHT: dict[Maker, float] = {
     machine: 3.3,
     work_truck: 3.0,
     arrow_board: 2.9,
+    scaffold: 4.5,
+    low_loader: 3.3,
+    skip: 2.2,
+    light_tower: 4.0,
+    stack: 1.0,
 }
 """usual height in metres"""
