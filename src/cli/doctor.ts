@@ -1,11 +1,14 @@
 /** `flywheel doctor`: each prerequisite, found or missing, its version, and how to get it. Installs nothing. */
 import { accessSync, constants, existsSync, statfsSync } from 'node:fs';
 import path from 'node:path';
+import type { FlywheelConfig } from '../domain/config.js';
 import { findOnPath, runCommand } from '../platform/command.js';
+import { loadConfig } from '../platform/config.js';
 import { packageRoot } from '../platform/entry.js';
 import { findPython, hasNvidiaDriver, PYTHON_BELOW, PYTHON_MIN, readyPython } from '../platform/python/env.js';
 import { findTemporal, temporalFromEnvironment, waitHealthy } from '../platform/temporal/server.js';
 import { timeSkippingServerPath } from '../platform/temporal/testServer.js';
+import { chainFinding } from './chainFinding.js';
 import { EXIT, writeOut } from './exit.js';
 
 export interface Finding {
@@ -146,8 +149,8 @@ function disk(home: string): Finding {
 }
 
 /** Looks at everything, at once. */
-export async function diagnose(home: string): Promise<Finding[]> {
-  const [pythonFound, uv, temporalFound, go, java, maven] = await Promise.all([
+export async function diagnose(home: string, config: Pick<FlywheelConfig, 'chain' | 'netuid'>): Promise<Finding[]> {
+  const [pythonFound, uv, temporalFound, go, java, maven, chain] = await Promise.all([
     python(),
     tool('uv', 'uv', ['--version'], '`flywheel up` puts one into its cache with pip'),
     temporal(),
@@ -159,8 +162,9 @@ export async function diagnose(home: string): Promise<Finding[]> {
       'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install default-jdk-headless',
     ),
     tool('Maven', 'mvn', ['-B', '-v'], 'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install maven'),
+    chainFinding(home, config),
   ]);
-  return [node(), built(), pythonFound, packages(), uv, temporalFound, go, java, maven, testServer(), gpu(), disk(home)];
+  return [node(), built(), pythonFound, packages(), uv, temporalFound, go, java, maven, testServer(), gpu(), disk(home), chain];
 }
 
 const MARK = { found: '✓ found  ', later: '… later  ', optional: '- none   ', missing: '✗ MISSING' } as const;
@@ -174,9 +178,10 @@ export function renderFindings(findings: readonly Finding[]): string {
     .join('\n');
 }
 
-/** Sets the exit code 4 when something is missing that nothing gets by itself. */
-export async function doctorCommand(options: { home: string; json?: boolean }): Promise<void> {
-  const findings = await diagnose(options.home);
+/** @throws BadInputError on a wrong configuration. Sets the exit code 4 when something is missing that nothing gets by itself. */
+export async function doctorCommand(options: { home: string; config?: string; json?: boolean }): Promise<void> {
+  const config = loadConfig(options.config === undefined ? {} : { file: options.config });
+  const findings = await diagnose(options.home, config);
   const ok = findings.every((finding) => finding.state !== 'missing');
   await writeOut(
     options.json === true ? process.stderr : process.stdout,

@@ -29,6 +29,9 @@ function version(): string {
 export interface MinerOptions extends CommonOptions {
   port?: number;
   controlPort?: number;
+  metagraph?: string;
+  externalIp?: string;
+  externalPort?: number;
 }
 
 export interface UpOptions extends CommonOptions {
@@ -70,6 +73,9 @@ export function createProgram(): Command {
   common(program.command('miner'))
     .description('run the miner alone')
     .option('--port <n>', 'port of the miner', port)
+    .option('--metagraph <file>', 'who may ask: a JSON file, or `chain`', (text) => (text === 'chain' ? text : absolute(text)))
+    .option('--external-ip <address>', 'public address that the chain sends validators to')
+    .option('--external-port <n>', "port there (default: the miner's own)", port)
     .addOption(new Option('--control-port <n>', 'loopback port for /readyz and control').argParser(port))
     .action(async (options: MinerOptions) => (await import('./minerCommand.js')).minerCommand(createContext(options, 'miner'), options));
 
@@ -127,8 +133,9 @@ export function createProgram(): Command {
     .exitOverride()
     .description('name each prerequisite, found or missing, and how to get it')
     .option('--home <dir>', 'folder of all state', absolute, path.resolve('.flywheel'))
+    .option('--config <file>', 'JSON file with what differs from its "preset" (default: demo)', absolute)
     .option('--json', 'last line on standard output is one JSON object')
-    .action(async (options: { home: string; json?: boolean }) => (await import('./doctor.js')).doctorCommand(options));
+    .action(async (options: { home: string; config?: string; json?: boolean }) => (await import('./doctor.js')).doctorCommand(options));
 
   common(program.command('backup'))
     .description('write catalog, objects, journal and keys of a home into one file, while it runs')

@@ -1,10 +1,10 @@
 /** `flywheel miner` as a process: serves the champion until it is told to stop. */
 import { runMiner } from '../miner/index.js';
-import { fileMetagraph } from '../platform/metagraph/index.js';
 import { choosePort } from '../platform/network.js';
 import { sets } from '../platform/config.js';
 import type { CommandContext } from './context.js';
 import { ensureIdentity } from './identity.js';
+import { openMetagraph, type MetagraphOptions } from './metagraph.js';
 import { runService } from './service.js';
 
 const CONTROL_HOST = '127.0.0.1';
@@ -31,19 +31,23 @@ export async function minerPorts(
   return { port: chosen, controlPort: control };
 }
 
-/** @throws ServiceUnavailableError when a port asked for is in use */
-export async function minerCommand(context: CommandContext, options: { port?: number; controlPort?: number }): Promise<void> {
+/** @throws ServiceUnavailableError when a port asked for is in use; BadInputError for a metagraph or address that cannot be used */
+export async function minerCommand(
+  context: CommandContext,
+  options: MetagraphOptions & { port?: number; controlPort?: number },
+): Promise<void> {
   await runService(async () => {
     const { config, paths } = context;
     const identity = await ensureIdentity(paths);
     const { port, controlPort } = await minerPorts(context, options);
+    const metagraph = await openMetagraph(context, identity, options, port);
     const miner = await runMiner({
       home: paths.root,
       host: config.miner.host,
       port,
       controlPort,
       hotkey: identity.hotkey,
-      metagraph: await fileMetagraph(identity.metagraphFile),
+      metagraph,
       minStake: config.miner.minStake,
       open: false,
       processes: config.miner.processes,
@@ -53,6 +57,9 @@ export async function minerCommand(context: CommandContext, options: { port?: nu
       keepPrevious: config.miner.keepPrevious,
       journalMaxBytes: config.miner.journalMaxBytes,
       logger: context.logger,
+    }).catch(async (error: unknown) => {
+      await metagraph.close();
+      throw error;
     });
     if (process.send === undefined) await context.print(`Miner ${identity.hotkey.address} at ${miner.url} (control ${miner.controlUrl})`);
     return { info: { url: miner.url, controlUrl: miner.controlUrl, hotkey: identity.hotkey.address }, stop: () => miner.stop() };

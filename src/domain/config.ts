@@ -167,8 +167,20 @@ export const FlywheelConfig = z
         endpoint: z.string().regex(/^wss?:\/\/[^\s]+$/, 'expected ws:// or wss:// and a host'),
         /** time between two readings of the metagraph, s; a block takes 12 */
         refreshSeconds: z.number().min(12),
+        /** the miner takes its metagraph from here rather than from a file; `--metagraph chain` says the same */
+        follow: z.boolean().default(false),
+        /** public address that the chain is to send validators to; empty: nothing is advertised */
+        externalIp: z.string().default(''),
+        /** port there; 0: the miner's own */
+        externalPort: z.number().int().min(0).max(65535).default(0),
       })
-      .default({ endpoint: 'wss://entrypoint-finney.opentensor.ai:443', refreshSeconds: 300 }),
+      .default({
+        endpoint: 'wss://entrypoint-finney.opentensor.ai:443',
+        refreshSeconds: 300,
+        follow: false,
+        externalIp: '',
+        externalPort: 0,
+      }),
     gpu: z.object({
       backend: z.literal('local'),
       /** compute threads of a local job; 0: all cores but one, at least 1 */

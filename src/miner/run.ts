@@ -226,6 +226,7 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       journalDropped: journal.dropped,
       journalPaused: null,
       metagraphProblem: source?.problem ?? null,
+      chainAddress: source?.address ?? null,
       clockSkewMs: null,
     };
   }

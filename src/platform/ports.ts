@@ -42,6 +42,8 @@ export interface MetagraphSource {
   readonly asOf: number;
   /** why nothing newer can be had: what happened, and that the last good list holds; null when all is well */
   readonly problem: string | null;
+  /** how the miner's own address stands on the chain, for people; absent or null where nothing is advertised */
+  readonly address?: string | null;
   /** Calls back after `neurons` or `problem` changed. @returns ends it */
   onChange(listener: () => void): () => void;
   /** Looks at the source now. Never rejects: what is wrong is in `problem` afterwards. */

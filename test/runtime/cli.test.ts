@@ -3,6 +3,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { describeError, errorJson, EXIT, exitCodeOf, InterruptedError } from '../../src/cli/exit.js';
+import { loadConfig } from '../../src/platform/config.js';
 import { diagnose, renderFindings } from '../../src/cli/doctor.js';
 import { createProgram, main } from '../../src/cli/main.js';
 import { StageFailedError } from '../../src/cli/turnClient.js';
@@ -121,7 +122,7 @@ describe('errors', () => {
 
 describe('doctor', () => {
   it('names every prerequisite with its state and how to get it', async () => {
-    const findings = await diagnose(path.join(folder, 'home'));
+    const findings = await diagnose(path.join(folder, 'home'), loadConfig());
     const byName = Object.fromEntries(findings.map((finding) => [finding.name, finding]));
     expect(byName['Node.js']).toMatchObject({ state: 'found', version: process.versions.node });
     expect(Object.keys(byName)).toEqual(expect.arrayContaining(['Python', 'Temporal', 'Go', 'Java', 'Python packages', 'Home']));
@@ -130,7 +131,7 @@ describe('doctor', () => {
 
   it('says what is missing and how to get it', async () => {
     vi.stubEnv('FLYWHEEL_PYTHON', path.join(folder, 'no-python'));
-    const python = (await diagnose(folder)).find((finding) => finding.name === 'Python');
+    const python = (await diagnose(folder, loadConfig())).find((finding) => finding.name === 'Python');
     expect(python?.state).toBe('missing');
     expect(renderFindings(python === undefined ? [] : [python])).toMatch(/✗ MISSING {2}Python .*apt-get install python3/);
   });

@@ -74,6 +74,8 @@ export const MinerStatus = z.object({
   journalPaused: z.string().nullable().default(null),
   /** why the metagraph cannot be renewed, null when all is well; the last good list holds */
   metagraphProblem: z.string().nullable().default(null),
+  /** how the address that validators are sent to stands on the chain; null when nothing is advertised */
+  chainAddress: z.string().nullable().default(null),
   /** how far validators' clocks are ahead of this machine's, ms; null without genuine requests of late */
   clockSkewMs: z.number().nullable().default(null),
 });

@@ -21,6 +21,20 @@ export type AdvertiseState =
   /** it did not work this time: tried again at the next look */
   | { state: 'failed'; reason: string };
 
+/** The state in one line; null when nothing is advertised. */
+export function describeAdvertised(advertised: AdvertiseState): string | null {
+  switch (advertised.state) {
+    case 'off':
+      return null;
+    case 'current':
+      return `the chain has ${advertised.ip} port ${advertised.port}, since block ${advertised.block}`;
+    case 'sent':
+      return `${advertised.ip} port ${advertised.port} was just sent`;
+    default:
+      return advertised.reason;
+  }
+}
+
 export type LogLevel = 'debug' | 'info' | 'warn' | 'error';
 
 export interface Timings {

@@ -10,7 +10,7 @@ import type { AxonOnChain } from './axon.js';
 import { cacheFile, readCache, writeCache } from './cache.js';
 import { withTimeout } from './connect.js';
 import { ChainError } from './errors.js';
-import { TIMINGS, type AdvertiseState, type Timings } from './follow.js';
+import { describeAdvertised, TIMINGS, type AdvertiseState, type Timings } from './follow.js';
 import type { ChainMetagraph } from './metagraph.js';
 import type { FromThread, ThreadData, ToThread } from './thread.js';
 
@@ -237,6 +237,9 @@ export async function chainMetagraph(options: ChainMetagraphOptions): Promise<Ch
           ? 'There is no kept list: nobody may ask until the chain was read.'
           : `The list of block ${metagraph.block}, ${Math.round((clock() - metagraph.at) / 60_000)} min old, holds.`;
       return `${trouble} ${holds}`;
+    },
+    get address() {
+      return describeAdvertised(advertised);
     },
     get block() {
       return metagraph?.block ?? null;
