@@ -39,6 +39,7 @@ from .metrics import Array, Labels, error_correlation, logit, measure, sigmoid
 from .objects import canonical_json, sha256
 from .spec import ImageRow, forbid_leaks, read_manifest
 from .trained import Trained, TrainedMember
+from .unseen import leave_places_out, store
 
 CALIBRATE_VIEWS = 3
 """at least so many challenge views of each calibration image: calibration must hold on what validators send"""
@@ -101,6 +102,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
             contest.drop(dropped)
             strengths = contest.choose(contest.everyone)
     kept = _cap(contest.kept(), float(job_input["maxSyntheticShare"]), seed)
+    unseen = contest.leave_places_out(kept, strengths)
 
     for member, (strength, judged) in zip(members, strengths, strict=True):
         head = fit_rows(_rows(kept, member.table(kept, views, "probe")), strength, member.start)
@@ -131,6 +133,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
         "validate": validate,
         "errorCorrelation": correlation,
         "ablation": ablation,
+        "unseen": unseen,
         "counts": {"real": len(kept) - synthetic, "synthetic": synthetic, "leftOut": len(learned) - len(kept)},
     }
 
@@ -267,6 +270,17 @@ class _Contest:
 
             chosen.append(choose_strength(table, self._fold, judges=self._judges, learns=learns, progress=told))
         return chosen
+
+    def leave_places_out(self, kept: list[ImageRow], strengths: list[tuple[float, Judged]]) -> dict[str, Any] | None:
+        """What the heads say of places that they saw nothing of, see `unseen`."""
+        learns = np.isin([row.digest for row in self._images], [row.digest for row in kept])
+
+        def told(done: int, total: int) -> None:
+            self._ctx.progress.step("places left out", done, total, "places")
+            self._ctx.progress.check()
+
+        chosen = [(strength, judged.scale()) for strength, judged in strengths]
+        return store(self._ctx.objects, *leave_places_out(self._images, learns, self._judges, self._tables, chosen, told))
 
     def ablate(self, strengths: list[tuple[float, Judged]]) -> list[dict[str, Any]]:
         """Every provider's images in and out of the training, judged on the same real images by the members' equal vote.

@@ -2,6 +2,7 @@
  * Whose miner this is: the operator's hotkey and metagraph where they are configured, otherwise keys made for this home
  * and a metagraph that lists the built-in validator, so that the whole loop runs with no chain at all.
  */
+import { existsSync } from 'node:fs';
 import { loadHotkey, loadOrCreateHotkey, type Hotkey } from '../platform/bittensor/keys.js';
 import { writeJsonAtomic } from '../platform/fsutil.js';
 import type { HomePaths } from '../platform/home.js';
@@ -17,6 +18,12 @@ const named = (name: string): string | null => {
   const value = process.env[name];
   return value === undefined || value === '' ? null : value;
 };
+
+/** Address of the hotkey of this home, without making one. @returns null when there is none yet @throws BadInputError as `loadHotkey` does */
+export async function ownHotkey(paths: HomePaths): Promise<string | null> {
+  const file = named('FLYWHEEL_HOTKEY_FILE') ?? paths.minerKey;
+  return existsSync(file) ? (await loadHotkey(file)).address : null;
+}
 
 /**
  * FLYWHEEL_HOTKEY_FILE (an unencrypted hotkey file as btcli writes it) and FLYWHEEL_METAGRAPH_FILE name the operator's own.

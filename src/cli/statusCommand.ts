@@ -1,5 +1,9 @@
 /** `flywheel status`: what runs, who is champion and how old, what is on trial, which dates come next. Reads only. */
+import { existsSync } from 'node:fs';
 import { MinerStatus } from '../domain/contracts/miner.js';
+import { decaySchedule, type DecayPolicy } from '../domain/decay.js';
+import { lifecycleView, type Due, type LifecycleView } from '../domain/lifecycle.js';
+import { openCatalogReadOnly } from '../platform/catalog/index.js';
 import { isAlive } from '../platform/process.js';
 import { readServices } from '../platform/home.js';
 import { connectTemporal, locateTemporal } from '../platform/temporal/server.js';
@@ -8,6 +12,7 @@ import { lifecycleStatus } from '../workflows/messages.js';
 import type { lifecycle } from '../workflows/index.js';
 import type { LifecycleStatus } from '../workflows/types.js';
 import type { CommandContext } from './context.js';
+import { ownHotkey } from './identity.js';
 
 /** Last words on candidates that are shown; all of them are in the catalog. */
 const DECISIONS_SHOWN = 3;
@@ -22,6 +27,10 @@ interface Status {
   miner: MinerStatus | null;
   /** champion, trial, and the clock of its decay; null when it could not be asked */
   lifecycle: LifecycleStatus | null;
+  /** champion and its dates from the catalog, which outlives Temporal: there also while nothing runs; null when there is none */
+  champion: (LifecycleView & { generation: number; reminders: { day: number; at: number; sent: boolean }[] }) | null;
+  /** images on the review list that wait for a person; null while there is no catalog */
+  toReview: number | null;
   /** what could not be asked, and why */
   troubles: string[];
 }
@@ -33,7 +42,17 @@ async function collect(context: CommandContext): Promise<Status> {
   const processes: Status['processes'] = {};
   for (const [name, note] of Object.entries(services.children))
     processes[name] = { pid: note.pid, alive: await isAlive(note.pid, note.start) };
-  const status: Status = { home: paths.root, running, temporal: null, processes, miner: null, lifecycle: null, troubles: [] };
+  const status: Status = {
+    home: paths.root,
+    running,
+    temporal: null,
+    processes,
+    miner: null,
+    lifecycle: null,
+    champion: null,
+    toReview: null,
+    troubles: [],
+  };
   const trouble = (what: string, error: unknown): void => {
     status.troubles.push(`${what}: ${(error as Error).message}`);
   };
@@ -45,24 +64,64 @@ async function collect(context: CommandContext): Promise<Status> {
       trouble(`miner at ${services.miner.controlUrl}`, error);
     }
   }
-  const hotkey = services.miner?.hotkey ?? null;
-  try {
-    const temporal = await locateTemporal(paths);
-    status.temporal = { address: temporal.address, ui: temporal.ui };
-    const client = await connectTemporal(temporal, 5_000);
+  const hotkey = services.miner?.hotkey ?? (await ownHotkey(paths).catch(() => null));
+  if (running || process.env['TEMPORAL_ADDRESS']) await askLifecycle();
+  if (existsSync(paths.catalog)) {
     try {
-      if (hotkey !== null)
-        status.lifecycle = await client.connection.withDeadline(Date.now() + QUERY_WITHIN_MS, () =>
-          client.workflow.getHandle<typeof lifecycle>(lifecycleId(hotkey)).query(lifecycleStatus),
-        );
-    } finally {
-      await client.connection.close();
+      // The lifecycle that runs may follow another policy than the configuration at hand.
+      Object.assign(status, await fromCatalog(context, hotkey, status.lifecycle?.settings.decay ?? context.config.decay));
+    } catch (error) {
+      trouble('catalog', error);
     }
-  } catch (error) {
-    trouble('lifecycle', error);
   }
   return status;
+
+  async function askLifecycle(): Promise<void> {
+    try {
+      const temporal = await locateTemporal(paths);
+      status.temporal = { address: temporal.address, ui: temporal.ui };
+      const client = await connectTemporal(temporal, 5_000);
+      try {
+        if (hotkey !== null)
+          status.lifecycle = await client.connection.withDeadline(Date.now() + QUERY_WITHIN_MS, () =>
+            client.workflow.getHandle<typeof lifecycle>(lifecycleId(hotkey)).query(lifecycleStatus),
+          );
+      } finally {
+        await client.connection.close();
+      }
+    } catch (error) {
+      trouble('lifecycle', error);
+    }
+  }
 }
+
+/** What the catalog says: it is there whatever runs. */
+async function fromCatalog(
+  context: CommandContext,
+  hotkey: string | null,
+  policy: DecayPolicy,
+): Promise<Pick<Status, 'champion' | 'toReview'>> {
+  const catalog = await openCatalogReadOnly(context.paths.catalog);
+  try {
+    const toReview = (await catalog.reviews({ open: true })).length;
+    const held = hotkey === null ? null : await catalog.champion(hotkey);
+    const view = held ? lifecycleView({ champion: held.modelId, submittedAt: held.submittedAt, policy, now: Date.now() }) : null;
+    if (!held || !view || hotkey === null) return { champion: null, toReview };
+    const sent = (await catalog.reminders(hotkey)).filter((r) => r.submittedAt === held.submittedAt).map((r) => r.day);
+    const reminders = decaySchedule(policy, held.submittedAt).reminders.map((r) => ({ ...r, sent: sent.includes(r.day) }));
+    return { champion: { ...view, generation: held.pointer.generation, reminders }, toReview };
+  } finally {
+    await catalog.close();
+  }
+}
+
+const DUE: Record<Due, string> = {
+  nothing: '',
+  retrain: ': time to retrain',
+  resubmit: ': resubmit now',
+  overdue: ': OVERDUE, its reward falls',
+  expired: ': EXPIRED, it earns nothing',
+};
 
 const date = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
 
@@ -83,18 +142,14 @@ function render(status: Status): string {
     );
     if (miner.refused !== null) lines.push(`          refused: ${miner.refused}`);
   }
-  const champion = status.lifecycle?.state.champion ?? null;
-  const clock = status.lifecycle?.clock ?? null;
-  if (champion !== null && clock !== null) {
+  const { champion } = status;
+  if (champion !== null) {
     lines.push(
-      `Champion  ${champion.model.id} (generation ${champion.pointer.generation}), day ${clock.day.toFixed(1)}, reward factor ${clock.rewardFactor.toFixed(2)}`,
+      `Champion  ${champion.champion} (generation ${champion.generation}), day ${champion.day.toFixed(1)}, reward factor ${champion.rewardFactor.toFixed(2)}${DUE[champion.due]}`,
+      `          retrain from ${date(champion.retrainOn)}, resubmit by ${date(champion.resubmitBy)}; full reward until ${date(champion.fullUntil)}, none from ${date(champion.zeroAt)}`,
+      `          reminders ${champion.reminders.map((r) => `day ${r.day} ${date(r.at)}${r.sent ? ' (sent)' : ''}`).join(', ')}`,
     );
-    lines.push(
-      `          retrain ${date(clock.retrainAt)}, resubmit by ${date(clock.resubmitBy)}${clock.nextReminder === null ? '' : `, reminder of day ${clock.nextReminder.day} ${date(clock.nextReminder.at)}`}`,
-    );
-  } else if (status.lifecycle !== null) {
-    lines.push('Champion  none yet');
-  }
+  } else if (status.toReview !== null) lines.push('Champion  none yet');
   const trial = status.lifecycle?.state.trial ?? null;
   if (trial !== null)
     lines.push(
@@ -102,6 +157,7 @@ function render(status: Status): string {
     );
   for (const d of (status.lifecycle?.state.decided ?? []).slice(0, DECISIONS_SHOWN))
     lines.push(`Decided   ${d.model}: ${d.decision}, ${new Date(d.at).toISOString().slice(0, 16).replace('T', ' ')}; ${d.reason}`);
+  if (status.toReview) lines.push(`Review    ${status.toReview} images wait for a person: flywheel review`);
   for (const text of status.troubles) lines.push(`!         ${text}`);
   return lines.join('\n');
 }

@@ -3,10 +3,12 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { WorkflowFailedError, WorkflowIdConflictPolicy, type Client, type WorkflowHandle } from '@temporalio/client';
 import { defaultPayloadConverter, TemporalFailure } from '@temporalio/common';
 import { z } from 'zod';
-import { Metrics } from '../domain/contracts/common.js';
+import { Label, Metrics } from '../domain/contracts/common.js';
+import { figures, type Figure } from '../domain/figures.js';
 import { TurnResult, type SummaryExtra } from '../domain/turnSummary.js';
 import { openCatalogReadOnly, type CatalogReader } from '../platform/catalog/index.js';
 import { readServices, type HomePaths } from '../platform/home.js';
+import { FileObjectStore } from '../platform/objects/index.js';
 import type { TemporalAddress } from '../platform/temporal/connect.js';
 import { lifecycleId } from '../workflows/ids.js';
 import { lifecycleStatus, turnProgress } from '../workflows/messages.js';
@@ -283,6 +285,7 @@ async function composeResult(
         champion: figuresOf('champion', 'figures'),
         candidate: figuresOf('candidate', 'figures'),
         unseen: figuresOf('hardCases', 'unseen'),
+        ...(await leftOutOf(context, catalog, s)),
       },
       promoted: trial?.promoted ?? false,
       seconds: { ...(s['seconds'] as Record<string, number> | undefined), ...(trial ? { [TRIAL_STAGE]: trial.seconds } : {}) },
@@ -293,6 +296,25 @@ async function composeResult(
   } finally {
     await catalog.close();
   }
+}
+
+const LeftOut = z.object({ label: Label, prediction: z.number(), group: z.string(), source: z.string() });
+
+/** Leave one city out, of champion and candidate, from the predictions that their training left; nothing where it left none. */
+async function leftOutOf(context: TurnContext, catalog: CatalogReader, summary: Record<string, unknown>) {
+  const objects = new FileObjectStore(context.home.objects);
+  const seed = (summary['plan'] as { seed: number } | undefined)?.seed ?? 0;
+  let places = 0;
+  const of = async (key: string): Promise<Figure[]> => {
+    const { id } = (summary[key] ?? {}) as { id?: string };
+    const model = id === undefined ? null : await catalog.model(id);
+    const unseen = (model?.evidence as { training?: TrainOutput | null } | undefined)?.training?.unseen;
+    if (!unseen) return [];
+    places = Math.max(places, unseen.places);
+    return figures(await objects.getJsonl(unseen.predictions, (row) => LeftOut.parse(row)), seed);
+  };
+  const [champion, candidate] = [await of('champion'), await of('candidate')];
+  return places > 0 ? { leftOut: { champion, candidate, places } } : {};
 }
 
 /** What the plain summary tells beyond the result. */

@@ -26,7 +26,8 @@ import { FileObjectStore } from '../platform/objects/index.js';
 import type { Catalog } from '../platform/ports.js';
 import { connectTemporal, connectWorker, type TemporalAddress } from '../platform/temporal/connect.js';
 import { lifecycleId, scheduleId } from '../workflows/ids.js';
-import { TASK_QUEUE, type LifecycleState, type ModelRef } from '../workflows/types.js';
+import { lifecycleSettings } from '../workflows/messages.js';
+import { TASK_QUEUE, type LifecycleSettings, type LifecycleState, type ModelRef } from '../workflows/types.js';
 import { replayOpenHistories } from './replayOpen.js';
 
 export interface WorkerOptions {
@@ -242,25 +243,29 @@ export async function lifecycleStateFrom(
   };
 }
 
-async function ensureLifecycle(client: Client, catalog: Catalog, options: WorkerOptions): Promise<void> {
+/** Starts the lifecycle from the catalog, or tells the one that runs the configuration as it is now. */
+export async function ensureLifecycle(
+  client: Client,
+  catalog: Parameters<typeof lifecycleStateFrom>[0],
+  options: Pick<WorkerOptions, 'config' | 'hotkey'>,
+): Promise<void> {
   const { config, hotkey } = options;
-  await client.workflow.start('lifecycle', {
+  const settings: LifecycleSettings = {
+    decay: config.decay,
+    trial: {
+      lookEverySeconds: config.trial.lookEverySeconds,
+      maxSeconds: config.trial.maxDays * 86_400,
+      maxJobSeconds: config.gpu.maxJobSeconds,
+    },
+  };
+  await client.workflow.signalWithStart('lifecycle', {
     taskQueue: TASK_QUEUE,
     workflowId: lifecycleId(hotkey),
     workflowIdConflictPolicy: WorkflowIdConflictPolicy.USE_EXISTING,
     staticSummary: `champion, trials and decay clock of ${hotkey}`,
-    args: [
-      {
-        hotkey,
-        decay: config.decay,
-        trial: {
-          lookEverySeconds: config.trial.lookEverySeconds,
-          maxSeconds: config.trial.maxDays * 86_400,
-          maxJobSeconds: config.gpu.maxJobSeconds,
-        },
-        state: await lifecycleStateFrom(catalog, hotkey),
-      },
-    ],
+    args: [{ hotkey, ...settings, state: await lifecycleStateFrom(catalog, hotkey) }],
+    signal: lifecycleSettings,
+    signalArgs: [settings],
   });
 }
 

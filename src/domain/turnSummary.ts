@@ -58,8 +58,18 @@ export const TurnResult = z.object({
     predictedReward: z.object({ champion: z.number(), candidate: z.number(), ci95: z.tuple([z.number(), z.number()]) }).nullable(),
   }),
   promoted: z.boolean(),
-  /** accuracy on the held-out images and, out of fold, on clips that the voters never saw: overall, by source, by group */
-  figures: z.object({ champion: z.array(FigureRow), candidate: z.array(FigureRow), unseen: z.array(FigureRow) }).optional(),
+  /** accuracy overall and within each source, intervals by group */
+  figures: z
+    .object({
+      /** of the two models on the held-out images */
+      champion: z.array(FigureRow),
+      candidate: z.array(FigureRow),
+      /** out of fold, on clips that the voters never saw (other clips of the same source they did) */
+      unseen: z.array(FigureRow),
+      /** leave one city out: heads trained as the two models were, but for each place (clip or camera) without it */
+      leftOut: z.object({ champion: z.array(FigureRow), candidate: z.array(FigureRow), places: count }).optional(),
+    })
+    .optional(),
   /** wall-clock seconds by stage */
   seconds: z.record(z.string(), z.number().min(0)),
   miner: z.object({ url: z.string().nullable(), hotkey: z.string() }),
@@ -181,10 +191,25 @@ export function renderSummary(result: TurnResult, extra: SummaryExtra = {}): str
       list.map((f) => `${f.of} ${percent(f.accuracy)} (${percent(f.ci95[0])} to ${percent(f.ci95[1])}, ${f.groups} groups)`).join('; '),
     );
   };
-  told('champion', result.figures?.champion);
-  told('candidate', result.figures?.candidate);
-  told('never seen', result.figures?.unseen);
-  if (result.figures?.champion.length) lines.push('');
+  const under = (heading: string, parts: readonly [string, readonly Figure[] | undefined][]): void => {
+    if (!parts.some(([, list]) => list?.length)) return;
+    lines.push(...wrap(heading, COLUMNS - 2).map((l) => `  ${l}`));
+    for (const [name, list] of parts) told(name, list);
+  };
+  const { figures } = result;
+  under('Accuracy on held-out photographs (95% intervals by clip):', [
+    ['champion', figures?.champion],
+    ['candidate', figures?.candidate],
+  ]);
+  under('On clips never seen, out of fold; other clips of the same source were learned from:', [['voters', figures?.unseen]]);
+  under(
+    `Leave one city out: each of ${figures?.leftOut?.places ?? 0} cities and cameras was left out of the same training in turn, and judged:`,
+    [
+      ['champion', figures?.leftOut?.champion],
+      ['candidate', figures?.leftOut?.candidate],
+    ],
+  );
+  if (figures?.champion.length) lines.push('');
   const { verdict } = result;
   row('verdict', `${verdict.decision.toUpperCase()}${extra.trialSimulated ? ' (trial on simulated traffic)' : ''}: ${verdict.reason}`);
   // A verdict that was reached on figures names them itself.

@@ -22,6 +22,7 @@ import { decaySchedule, decayFactor, ageDays } from '../domain/decay.js';
 import { trialId } from './ids.js';
 import {
   candidateReady,
+  lifecycleSettings,
   lifecycleStatus,
   promoteSignal,
   promoteUpdate,
@@ -33,7 +34,7 @@ import {
 } from './messages.js';
 import { quick } from './proxies.js';
 import { shadowTrial } from './shadowTrial.js';
-import type { CandidateMessage, Command, LifecycleInput, LifecycleState, LifecycleStatus, ModelRef } from './types.js';
+import type { CandidateMessage, Command, LifecycleInput, LifecycleSettings, LifecycleState, LifecycleStatus, ModelRef } from './types.js';
 
 /** Decisions remembered for `flywheel status`; all of them are in the catalog. */
 const DECISIONS_KEPT = 20;
@@ -48,8 +49,10 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
     decided: [],
   };
   const commands: Command[] = [];
+  let settings: LifecycleSettings = { decay: input.decay, trial: input.trial };
 
-  setHandler(lifecycleStatus, (): LifecycleStatus => ({ state, clock: clockOf(state) }));
+  setHandler(lifecycleStatus, (): LifecycleStatus => ({ state, settings, clock: clockOf(state) }));
+  setHandler(lifecycleSettings, (changed) => void commands.push({ kind: 'settings', settings: changed }));
   setHandler(candidateReady, (message) => void commands.push({ kind: 'candidate', message }));
   setHandler(trialReport, (report) => void commands.push({ kind: 'report', report }));
   setHandler(promoteSignal, (model) => void commands.push({ kind: 'promote', model: model ?? null, by: 'signal' }));
@@ -94,7 +97,7 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
     } else await remindDue();
     if (workflowInfo().continueAsNewSuggested && commands.length === 0) {
       await condition(allHandlersFinished);
-      if (commands.length === 0) await continueAsNew<typeof lifecycle>({ ...input, state });
+      if (commands.length === 0) await continueAsNew<typeof lifecycle>({ ...input, ...settings, state });
     }
   }
 
@@ -102,6 +105,9 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
     switch (command.kind) {
       case 'candidate':
         return candidate(command.message);
+      case 'settings':
+        settings = command.settings;
+        return;
       case 'report': {
         const { report } = command;
         if (state.trial?.id !== report.trial) return;
@@ -181,7 +187,7 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
             simulated: message.simulated,
             config: message.config,
             seed: message.seed,
-            ...input.trial,
+            ...settings.trial,
             openedAt,
             looks,
           },
@@ -252,7 +258,7 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
 
   function nextReminder(): { day: number; at: number } | null {
     if (!state.champion) return null;
-    const { reminders } = decaySchedule(input.decay, state.champion.submittedAt);
+    const { reminders } = decaySchedule(settings.decay, state.champion.submittedAt);
     return reminders.find((r) => !state.reminded.includes(r.day)) ?? null;
   }
 
@@ -269,10 +275,10 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
     if (!s.champion) return null;
     const { submittedAt } = s.champion;
     const day = ageDays(submittedAt, Date.now());
-    const plan = decaySchedule(input.decay, submittedAt);
+    const plan = decaySchedule(settings.decay, submittedAt);
     return {
       day,
-      rewardFactor: decayFactor(input.decay, day),
+      rewardFactor: decayFactor(settings.decay, day),
       retrainAt: plan.retrainAt,
       resubmitBy: plan.resubmitBy,
       nextReminder: nextReminder(),
@@ -287,7 +293,9 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
       [
         `champion **${state.champion.model.id}** (generation ${state.champion.pointer.generation}), submitted ${date(state.champion.submittedAt)}`,
         `day ${Math.floor(clock.day)}, reward factor ${clock.rewardFactor.toFixed(2)}; retrain from ${date(clock.retrainAt)}, resubmit by ${date(clock.resubmitBy)}`,
-        clock.nextReminder ? `next reminder: day ${clock.nextReminder.day}, ${date(clock.nextReminder.at)}` : 'no reminder left',
+        `reminders: ${decaySchedule(settings.decay, state.champion.submittedAt)
+          .reminders.map((r) => `day ${r.day} ${date(r.at)}${state.reminded.includes(r.day) ? ' (sent)' : ''}`)
+          .join(', ')}`,
         state.trial
           ? `on trial: **${state.trial.message.model.id}**, ${state.trial.looks} looks${state.trial.message.simulated ? ', simulated traffic' : ''}`
           : 'no trial',
@@ -302,6 +310,7 @@ export async function lifecycle(input: LifecycleInput): Promise<never> {
 
   function modelOf(command: Command): string {
     if (command.kind === 'candidate') return command.message.model.id;
+    if (command.kind === 'settings') return '';
     if (command.kind === 'report') return state.trial?.message.model.id ?? command.report.trial;
     return command.kind === 'rollback' ? (state.champion?.previous?.id ?? '') : (command.model ?? state.trial?.message.model.id ?? '');
   }

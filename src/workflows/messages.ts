@@ -1,12 +1,14 @@
 /** Signals, queries and updates, defined once for workflows, worker and command line. */
 import { defineQuery, defineSignal, defineUpdate } from '@temporalio/workflow';
-import type { CandidateMessage, LifecycleStatus, TrialReport, TurnProgress } from './types.js';
+import type { CandidateMessage, LifecycleStatus, TrialReport, TurnProgress, LifecycleSettings } from './types.js';
 
 export const turnProgress = defineQuery<TurnProgress>('progress');
 /** A person answered the review list; the turn goes on without waiting for its time limit. */
 export const reviewsAnswered = defineSignal('reviewsAnswered');
 
 export const lifecycleStatus = defineQuery<LifecycleStatus>('status');
+/** The configuration as it is now, at every start of the worker: a changed decay policy or trial holds from then on. */
+export const lifecycleSettings = defineSignal<[LifecycleSettings]>('settings');
 export const candidateReady = defineSignal<[CandidateMessage]>('candidateReady');
 
 /**

@@ -153,17 +153,23 @@ export interface TrialReport {
   failure: string | null;
 }
 
-export interface LifecycleInput {
-  hotkey: string;
+/** What the operator's configuration says to the lifecycle; told anew at every start of the worker. */
+export interface LifecycleSettings {
   /** decay policy preset, see domain/decay */
   decay: 'plan-90-180' | 'docs-45-90';
+  /** of trials opened from now on */
   trial: { lookEverySeconds: number; maxSeconds: number; maxJobSeconds: number };
+}
+
+export interface LifecycleInput extends LifecycleSettings {
+  hotkey: string;
   /** from the catalog when Temporal's database is new; carried over continue-as-new; null: nothing yet */
   state: LifecycleState | null;
 }
 
 export interface LifecycleStatus {
   state: LifecycleState;
+  settings: LifecycleSettings;
   /** age of the submission in days, reward factor [0, 1] and dates (ms since the epoch); null without a champion */
   clock: {
     day: number;
@@ -178,6 +184,7 @@ export interface LifecycleStatus {
 export type Command =
   | { kind: 'candidate'; message: CandidateMessage }
   | { kind: 'report'; report: TrialReport }
+  | { kind: 'settings'; settings: LifecycleSettings }
   | { kind: 'promote'; model: string | null; by: string }
   | { kind: 'reject'; model: string | null; by: string }
   | { kind: 'rollback'; by: string };

@@ -97,6 +97,33 @@ describe('the summary of a turn', () => {
     }
   });
 
+  it('tells the figures on held-out photographs, on clips never seen and on cities left out apart, each with its interval', () => {
+    const figure = (of: string, accuracy: number) => ({
+      of,
+      accuracy,
+      ci95: [accuracy - 0.1, accuracy + 0.1] as [number, number],
+      n: 90,
+      groups: 9,
+      positives: 40,
+    });
+    const text = renderSummary({
+      ...result,
+      figures: {
+        champion: [figure('overall', 0.81), figure('drives', 0.82)],
+        candidate: [figure('overall', 0.83)],
+        unseen: [figure('overall', 0.71)],
+        leftOut: { champion: [figure('overall', 0.61)], candidate: [figure('overall', 0.63), figure('drives', 0.64)], places: 10 },
+      },
+    }).replace(/\s+/g, ' ');
+    for (const part of [
+      'held-out photographs (95% intervals by clip): champion overall 81.0% (71.0% to 91.0%, 9 groups); drives 82.0%',
+      'On clips never seen, out of fold; other clips of the same source were learned from: voters overall 71.0%',
+      'Leave one city out: each of 10 cities and cameras was left out of the same training in turn, and judged: champion overall 61.0%',
+      'candidate overall 63.0% (53.0% to 73.0%, 9 groups); drives 64.0%',
+    ])
+      expect(text).toContain(part);
+  });
+
   it('says which model the miner serves after a promotion', () => {
     expect(renderSummary({ ...result, promoted: true })).toContain('yes: the miner serves demo-20261124-2 now');
   });

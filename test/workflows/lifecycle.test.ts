@@ -5,6 +5,7 @@ import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { lifecycle } from '../../src/workflows/index.js';
 import {
   candidateReady,
+  lifecycleSettings,
   lifecycleStatus,
   promoteSignal,
   promoteUpdate,
@@ -213,6 +214,19 @@ describe('lifecycle', () => {
         .map((c) => c.args as { day: number; at: number; submittedAt: number });
       expect(reminded.map((r) => r.day)).toEqual([60, 75, 85]);
       for (const r of reminded) expect(Math.round((r.at - r.submittedAt) / DAY)).toBe(r.day);
+    }));
+
+  it('follows a decay policy that the operator changed, from then on', () =>
+    onOwnServer(async () => {
+      const played = play();
+      await withLifecycle(played, 'standing', async (handle) => {
+        const { settings, state } = await handle.query(lifecycleStatus);
+        await handle.signal(lifecycleSettings, { ...settings, decay: 'docs-45-90' });
+        const clock = (await handle.query(lifecycleStatus)).clock;
+        expect(clock?.resubmitBy).toBe((state.champion?.submittedAt ?? 0) + 37 * DAY);
+        await env.sleep(40 * DAY);
+        expect(played.calls.filter((c) => c.name === 'remind').map((c) => (c.args as { day: number }).day)).toEqual([30, 37]);
+      });
     }));
 
   it('opens a trial again that was running when Temporal lost its database', async () => {

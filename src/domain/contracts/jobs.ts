@@ -368,6 +368,12 @@ export const TrainOutput = z.object({
   validate: Metrics,
   errorCorrelation: z.number(),
   ablation: z.array(AblationRow),
+  /**
+   * Leave one city out: predictions on photographs of `train` and `validate` by heads that learned without the photograph's
+   * place (its clip, or its source where it stands alone). JSON Lines of {digest, label, prediction, group, source, place};
+   * null where there is one place only
+   */
+  unseen: z.object({ predictions: Digest, n: z.number().int(), places: z.number().int() }).nullable().optional(),
   counts: z.object({ real: z.number().int(), synthetic: z.number().int(), leftOut: z.number().int() }),
   /** weights of the vote that were compared on `validate`, and how the members differ */
   ensemble: z
