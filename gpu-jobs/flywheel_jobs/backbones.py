@@ -336,10 +336,17 @@ def feature_net(model: nn.Module, kinds: tuple[FeatureKind, ...], trim: bool = F
 
 
 def to_onnx(module: nn.Module, size: int, outputs: tuple[str, ...]) -> bytes:
-    """The module as ONNX: input `input` float32 [n, 3, size, size] with n dynamic; opset 17; equal weights give equal bytes.
+    """`onnx_model` as bytes, for graphs below protobuf's 2 GiB."""
+    return cast("bytes", onnx_model(module, size, outputs).SerializeToString(deterministic=True))
+
+
+def onnx_model(module: nn.Module, size: int, outputs: tuple[str, ...]) -> Any:
+    """The module as an `onnx.ModelProto`: input `input` float32 [n, 3, size, size] with n dynamic; opset 17. Equal weights give equal
+    bytes.
 
     The TorchScript exporter is used: about a second for a small network where the newer one takes ten. Names of source
-    files, versions and times are taken out.
+    files, versions and times are taken out. Weights are inside whatever their size (the exporter writes those of models above
+    2 GB to files of their own, which are read back).
     """
     import tempfile
     import warnings
@@ -348,20 +355,22 @@ def to_onnx(module: nn.Module, size: int, outputs: tuple[str, ...]) -> bytes:
     import torch
 
     axes = {name: {0: "n"} for name in ("input", *outputs)}
-    with warnings.catch_warnings(), tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "graph.onnx")
         warnings.simplefilter("ignore")
         example = (torch.zeros(2, 3, size, size),)
         torch.onnx.export(
             module,
             example,
-            file.name,
+            file,
             input_names=["input"],
             output_names=list(outputs),
             dynamic_axes=axes,
             opset_version=OPSET,
             dynamo=False,
         )
-        model = onnx.load(file.name)
+        onnx.checker.check_model(file)  # by path: a larger one can't be checked in memory
+        model = onnx.load(file)
     model.producer_name, model.producer_version, model.doc_string, model.domain = "flywheel_jobs", "", "", ""
     del model.metadata_props[:]
     for node in model.graph.node:
@@ -369,8 +378,7 @@ def to_onnx(module: nn.Module, size: int, outputs: tuple[str, ...]) -> bytes:
         if hasattr(node, "metadata_props"):
             del node.metadata_props[:]
     model.graph.doc_string, model.graph.name = "", "streetvision"
-    onnx.checker.check_model(model)
-    return cast("bytes", model.SerializeToString(deterministic=True))
+    return model
 
 
 def cuda_visible() -> bool:
@@ -430,7 +438,10 @@ class Backbone:
 
     def compute(self, pixels: Bytes) -> dict[FeatureKind, Floats]:
         """Both kinds of features of [n, size, size, 3] pixels."""
-        x = self.preprocess.tensor(pixels)
+        return self.compute_tensor(self.preprocess.tensor(pixels))
+
+    def compute_tensor(self, x: Floats) -> dict[FeatureKind, Floats]:
+        """Of prepared input [n, 3, size, size]."""
         if self._session is None:
             self._session = self._open()
         final, mid = self._session(x)

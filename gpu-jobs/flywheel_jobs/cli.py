@@ -35,6 +35,9 @@ JOBS = {
     "train": "flywheel_jobs.train",
     "pack": "flywheel_jobs.shards",
     "export": "flywheel_jobs.export",
+    "evaluate": "flywheel_jobs.evaluate",
+    "embed": "flywheel_jobs.embed",
+    "import-check": "flywheel_jobs.import_check",
 }
 _PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow", "scipy")
 

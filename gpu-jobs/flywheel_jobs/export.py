@@ -1,77 +1,112 @@
 """Job `export`: a trained ensemble as a bundle, ONNX and safetensors for each member, checked against PyTorch on real images.
 
-Equal inputs give equal bytes: nothing of time, machine or path goes into a file. Every file is an object, and
-`bundle.json`, an object too, names them all.
+In fp32, equal inputs give equal bytes: nothing of time, machine or path goes into a file. With smaller precisions the measured
+times are part of the bundle and the choice depends on them. Every file is an object; `bundle.json`, an object too, names them all
+and is written last, so that a bundle that is named is whole.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backbones import Bytes, create, feature_net, onnx_session, to_onnx, weights_digest
+from .backbones import Bytes, Preprocess, create, feature_net, onnx_model, weights_digest
 from .cli import environment
 from .context import JobContext
-from .errors import BadInput, EmptySplit, ParityLost
-from .features import decode
+from .errors import BadInput, EmptySplit, LossAboveLimit, OneClass, ParityLost
+from .features import challenge_view, decode
 from .heads import calibrate, vote
-from .metrics import Array, sigmoid
+from .metrics import Array, Labels, sigmoid
 from .objects import sha256
+from .quantise import Graph, batches_of, opset, pack, to_fp16, to_int8
 from .spec import ImageRow, read_manifest, validate
+from .tensorrt import CPU, TENSORRT, open_session, provider_here
 from .trained import Trained, TrainedMember
+from .variants import Loss, Variant, above, loss, pick, refuse, time_sessions
 
 if TYPE_CHECKING:
     from torch import nn
 
 BATCH = 16
+CALIBRATION_BATCH = 8
+LOSS_VIEWS = 2
+"""challenge views of each image that a loss is measured on, beside the image itself: losses must hold on what validators send"""
+
+
+@dataclass
+class _Evidence:
+    """Images that smaller precisions are calibrated on and judged by; read once, prepared once for each kind of input."""
+
+    ctx: JobContext
+    calibration: list[ImageRow]
+    judged: list[ImageRow]
+    _prepared: dict[tuple[Preprocess, bool], Bytes] = field(default_factory=dict)
+
+    @property
+    def labels(self) -> Labels:
+        """Of the rows of `pixels(..., judged=True)`."""
+        return np.repeat(np.array([row.label for row in self.judged], np.int64), 1 + LOSS_VIEWS)
+
+    def pixels(self, preprocess: Preprocess, judged: bool) -> Bytes:
+        """Of the judged images (itself and its views, one after the other), or of those for the calibration (the same in turns)."""
+        key = (preprocess, judged)
+        if key not in self._prepared:
+            made = []
+            for number, row in enumerate(self.judged if judged else self.calibration):
+                picture = decode(self.ctx.objects.get(row.digest), row.digest)
+                views = range(1 + LOSS_VIEWS) if judged else [number % (1 + LOSS_VIEWS)]
+                made += [preprocess.pixels(picture if view == 0 else challenge_view(picture, row.digest, view)) for view in views]
+                self.ctx.progress.check()
+            self._prepared[key] = np.stack(made)
+        return self._prepared[key]
+
+
+@dataclass
+class _Exported:
+    """A member with all its variants."""
+
+    member: TrainedMember
+    tensors: bytes
+    parameters: int
+    variants: list[Variant]
+    chosen: Variant
+    judged: dict[str, Array]
+    """logits of the judged images by precision"""
 
 
 def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
-    """Writes the bundle. Raises ParityLost when ONNX and PyTorch differ by more than the tolerance, BadInput when weights have changed."""
+    """Writes the bundle.
+
+    Raises ParityLost when ONNX and PyTorch differ by more than the tolerance, LossAboveLimit when the precision asked for loses
+    too much, BadInput when weights have changed, OneClass or EmptySplit when there is nothing to measure a loss on.
+    """
     import torch
 
     torch.set_num_threads(ctx.threads)
     trained = Trained.load(ctx.objects, job_input["trained"])
     images = _parity_images(ctx, job_input)
-    count = len(trained.members)
-    members: list[dict[str, Any]] = []
+    wish = str(job_input["precision"])
+    provider = provider_here(job_input["tensorrt"])
+    evidence = None if wish == "fp32" else _evidence(ctx, job_input)
+    exported: list[_Exported] = []
     onnx_votes: list[Array] = []
     torch_votes: list[Array] = []
     for number, member in enumerate(trained.members):
-        found = weights_digest(member.ref, ctx)
-        if found != member.weights_digest:
-            raise BadInput(
-                f"member {member.name} was trained on weights {member.weights_digest}, but {member.ref.weights} now gives {found}. "
-                "Nothing was written. Restore those weights, or train again."
-            )
-        net = member_net(member, ctx)
-        graph = to_onnx(net, member.preprocess.size, ("logit",))
-        tensors = _tensors(net)
-        pixels = _pixels(ctx, images, member)
-        with torch.inference_mode():
-            torch_votes.append(_run_torch(net, member, pixels))
-        onnx_votes.append(_run_onnx(graph, member, pixels, ctx.threads))
-        members.append(
-            {
-                "name": member.name,
-                "backbone": member.ref.backbone,
-                "features": member.features,
-                "weight": member.weight,
-                "onnx": _file(ctx, f"{member.name}.onnx", graph),
-                "safetensors": _file(ctx, f"{member.name}.safetensors", tensors),
-                "preprocess": member.preprocess.to_json(),
-                "parameters": sum(parameter.numel() for parameter in net.parameters()),
-            }
-        )
-        ctx.progress.step("export", number + 1, count, "members", member.name)
+        one, by_onnx, by_torch = _export(ctx, job_input, member, images, provider, evidence)
+        exported.append(one)
+        onnx_votes.append(by_onnx)
+        torch_votes.append(by_torch)
+        ctx.progress.step("export", number + 1, len(trained.members), "members", f"{member.name}: {one.chosen.precision}")
     largest = parity(onnx_votes, torch_votes, trained)
-    if not largest <= float(job_input["parityTolerance"]):
-        raise ParityLost(
-            f"ONNX and PyTorch differ by {largest:.2e} in probability on {len(images)} images, "
-            f"more than {job_input['parityTolerance']:.2e} allows. "
-            "No bundle was named; the trained weights are kept. Do not serve this model: report the backbone and the versions."
-        )
+    _hold(largest, job_input, len(images), "ONNX")
+    whole = None if evidence is None else _whole(trained, exported, evidence, wish, job_input["limits"])
+    members = [_member(ctx, one) for one in exported]
+    gates = [validation_gate(job_input["gates"], trained.metrics["validate"])]
     bundle = {
         "format": "streetvision-bundle/1",
         "name": job_input["name"],
@@ -85,12 +120,144 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
         },
         "metrics": trained.metrics,
         "parity": {"n": len(images), "maxAbsDp": largest},
+        "export": {
+            "precision": wish,
+            "threads": _serving_threads(ctx, job_input),
+            "limits": job_input["limits"],
+            "loss": None if whole is None else whole.to_json(),
+        },
+        "gates": [gate for gate in gates if gate is not None],
         "environment": environment(),
     }
     validate("bundle", bundle, "the bundle")
     digest = ctx.objects.put_json(bundle)
-    total = sum(int(member[part]["bytes"]) for member in members for part in ("onnx", "safetensors")) + len(ctx.objects.get(digest))
-    return {"bundle": digest, "bytes": total, "parity": bundle["parity"]}
+    files = [member[part] for member in members for part in ("onnx", "onnxData", "safetensors") if part in member]
+    return {
+        "bundle": digest,
+        "bytes": sum(int(file["bytes"]) for file in files) + len(ctx.objects.get(digest)),
+        "parity": bundle["parity"],
+        "members": [{key: member[key] for key in ("name", "precision", "variants")} for member in members],
+        "gates": bundle["gates"],
+    }
+
+
+def _export(
+    ctx: JobContext, job_input: dict[str, Any], member: TrainedMember, images: list[ImageRow], provider: str, evidence: _Evidence | None
+) -> tuple[_Exported, Array, Array]:
+    """One member in every precision asked for, with its fp32 logits of the parity images by ONNX and by PyTorch."""
+    import torch
+
+    found = weights_digest(member.ref, ctx)
+    if found != member.weights_digest:
+        raise BadInput(
+            f"member {member.name} was trained on weights {member.weights_digest}, but {member.ref.weights} now gives {found}. "
+            "Nothing was written. Restore those weights, or train again."
+        )
+    net = member_net(member, ctx)
+    name, size = f"{member.name}.onnx", member.preprocess.size
+    plain = pack(onnx_model(net, size, ("logit",)), name)
+    pixels = _pixels(ctx, images, member)
+    with torch.inference_mode():
+        by_torch = _run_torch(net, member, pixels)
+    threads = _serving_threads(ctx, job_input)
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def opened(graph: Graph, precision: str, where: str, count: int = threads) -> Any:
+            return open_session(graph, where, count, Path(scratch), ctx.cache_dir, size, precision)
+
+        by_onnx = _logits(opened(plain, "fp32", CPU, ctx.threads), member, pixels)
+        tensors, parameters = _tensors(net), sum(parameter.numel() for parameter in net.parameters())
+        del net
+        if evidence is None:
+            where = provider if provider == TENSORRT else CPU
+            if where == TENSORRT:  # the engine stays in the cache for the miner of this machine, after the same check
+                by_engine = _logits(opened(plain, "fp32", where), member, pixels)
+                _hold(float(np.max(np.abs(sigmoid(by_engine) - sigmoid(by_torch)))), job_input, len(images), "TensorRT")
+            only = Variant("fp32", plain, where, None, _largest(by_onnx, by_torch), None)
+            return _Exported(member, tensors, parameters, [only], only, {}), by_onnx, by_torch
+
+        graphs = {"fp32": plain}
+        wish = str(job_input["precision"])
+        if wish in ("auto", "fp16"):
+            graphs["fp16"] = to_fp16(plain, name)
+        if wish in ("auto", "int8"):
+            seen = member.preprocess.tensor(evidence.pixels(member.preprocess, judged=False))
+            graphs["int8"] = to_int8(plain, name, batches_of(seen, ctx.batch(CALIBRATION_BATCH)))
+        ctx.progress.check()
+        sessions = {precision: opened(graph, precision, provider) for precision, graph in graphs.items()}
+        times = time_sessions(list(sessions.values()), member.preprocess.tensor(pixels[:1]))
+        judged_pixels = evidence.pixels(member.preprocess, judged=True)
+        judged: dict[str, Array] = {}
+        variants = []
+        for (precision, session), ms in zip(sessions.items(), times, strict=True):
+            difference = _largest(_logits(session, member, pixels), by_torch)
+            if precision == "fp32":
+                _hold(difference, job_input, len(images), provider)
+            judged[precision] = _logits(session, member, judged_pixels, ctx.batch(BATCH))
+            cost = loss(sigmoid(judged[precision]), sigmoid(judged["fp32"]), evidence.labels, len(evidence.judged))
+            variant = Variant(precision, graphs[precision], provider, ms, difference, cost)
+            variants.append(variant if precision == "fp32" else refuse(variant, above(cost, job_input["limits"][precision])))
+            ctx.progress.step("precisions", len(variants), len(sessions), "variants", f"{member.name} {precision}")
+    chosen = pick(variants, wish, float(job_input["minSpeedUp"]), member.name)
+    return _Exported(member, tensors, parameters, variants, chosen, judged), by_onnx, by_torch
+
+
+def _whole(trained: Trained, exported: list[_Exported], evidence: _Evidence, wish: str, limits: dict[str, Any]) -> Loss:
+    """Loss of the ensemble as it will be served. Members that each are within their limit may together be not: then the costliest
+    goes back to fp32, or, when its precision was asked for, LossAboveLimit is raised."""
+    weights = [member.weight for member in trained.members]
+    scale = (float(trained.calibration["a"]), float(trained.calibration["b"]))
+
+    def ensemble(logits: list[Array]) -> Array:
+        return calibrate(vote([sigmoid(one) for one in logits], weights), *scale)
+
+    reference = ensemble([one.judged["fp32"] for one in exported])
+    while True:
+        found = loss(ensemble([one.judged[one.chosen.precision] for one in exported]), reference, evidence.labels, len(evidence.judged))
+        smaller = [one for one in exported if one.chosen.precision != "fp32"]
+        if not smaller:
+            return found
+        kind = "int8" if any(one.chosen.precision == "int8" for one in smaller) else "fp16"
+        why = above(found, limits[kind])
+        if why is None:
+            return found
+        if wish != "auto":
+            raise LossAboveLimit(
+                f"the ensemble in {wish} {why}, though each member alone is within it. No bundle was named; the trained weights are kept. "
+                "Set `export.precision` to auto or fp32, or raise `export.limits`."
+            )
+        worst = max(smaller, key=lambda one: one.chosen.loss.reward if one.chosen.loss is not None else 0.0)
+        worst.variants = [refuse(v, f"with the other members {why}") if v is worst.chosen else v for v in worst.variants]
+        worst.chosen = worst.variants[0]
+
+
+def _member(ctx: JobContext, one: _Exported) -> dict[str, Any]:
+    """`BundleMember` of the contract; its files are stored."""
+    member, graph = one.member, one.chosen.graph
+    outside = {} if graph.data is None else {"onnxData": _file(ctx, graph.data_name, graph.data)}
+    return {
+        "name": member.name,
+        "backbone": member.ref.backbone,
+        "features": member.features,
+        "weight": member.weight,
+        "onnx": _file(ctx, f"{member.name}.onnx", graph.model),
+        **outside,
+        "safetensors": _file(ctx, f"{member.name}.safetensors", one.tensors),
+        "precision": one.chosen.precision,
+        "opset": opset(graph),
+        "variants": [variant.to_json(variant is one.chosen) for variant in one.variants],
+        "preprocess": member.preprocess.to_json(),
+        "parameters": one.parameters,
+    }
+
+
+def validation_gate(thresholds: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any] | None:
+    """`GateResult` of the validation images, all that is known at export; None when there is no such gate."""
+    threshold = thresholds.get("validation")
+    if threshold is None:
+        return None
+    value, n = float(measured["accuracy"]), int(measured["n"])
+    return {"gate": "validation", "threshold": float(threshold), "value": value, "n": n, "passed": value >= float(threshold)}
 
 
 def member_net(member: TrainedMember, ctx: JobContext) -> nn.Module:
@@ -124,6 +291,24 @@ def parity(onnx_logits: list[Array], torch_logits: list[Array], trained: Trained
     return largest if np.isfinite(largest) else 1.0
 
 
+def _largest(a: Array, b: Array) -> float:
+    largest = float(np.max(np.abs(sigmoid(a) - sigmoid(b))))
+    return largest if np.isfinite(largest) else 1.0
+
+
+def _hold(largest: float, job_input: dict[str, Any], n: int, engine: str) -> None:
+    if not largest <= float(job_input["parityTolerance"]):
+        raise ParityLost(
+            f"{engine} and PyTorch differ by {largest:.2e} in probability on {n} images, "
+            f"more than {job_input['parityTolerance']:.2e} allows. "
+            "No bundle was named; the trained weights are kept. Do not serve this model: report the backbone and the versions."
+        )
+
+
+def _serving_threads(ctx: JobContext, job_input: dict[str, Any]) -> int:
+    return int(job_input["servingThreads"] or ctx.threads)
+
+
 def _parity_images(ctx: JobContext, job_input: dict[str, Any]) -> list[ImageRow]:
     """Images of the check, drawn by seed. Test images may serve: nothing is learned from a comparison of two programs."""
     rows = sorted(
@@ -135,6 +320,36 @@ def _parity_images(ctx: JobContext, job_input: dict[str, Any]) -> list[ImageRow]
     return [rows[index] for index in sorted(chosen)]
 
 
+def _evidence(ctx: JobContext, job_input: dict[str, Any]) -> _Evidence:
+    """Real images of the snapshot, by seed: losses on `validate` and `calibrate`, the classes alike as far as there are; ranges of int8
+    on `train` and on what is left of `calibrate`. A test image is refused."""
+    rows = sorted(read_manifest(ctx.objects, job_input["snapshot"], "snapshot"), key=lambda r: r.digest)
+    real = [row for row in rows if not row.synthetic]
+    rng = np.random.default_rng((int(job_input["seed"]), 17))
+
+    def drawn(of: Sequence[ImageRow], count: int) -> list[ImageRow]:
+        return [of[index] for index in rng.permutation(len(of))[:count]]
+
+    pool = [row for row in real if row.pool in ("validate", "calibrate") and row.label is not None]
+    count = int(job_input["lossImages"])
+    judged = [row for label in (0, 1) for row in drawn([row for row in pool if row.label == label], (count + 1) // 2)]
+    classes = {row.label for row in judged}
+    if len(classes) < 2:
+        raise (OneClass if classes else EmptySplit)(
+            "a smaller precision is judged on labelled real images of both classes in `validate` and `calibrate`, and the snapshot has "
+            f"{len(pool)} of {len(classes)} class there. Nothing was exported. Set `export.precision` to fp32, or import more images."
+        )
+    taken = {row.digest for row in judged}
+    calibration = drawn(
+        [row for row in real if row.pool in ("train", "calibrate") and row.digest not in taken], int(job_input["calibrationImages"])
+    )
+    if not calibration:
+        raise EmptySplit(
+            "int8 takes its ranges from real images of `train` and `calibrate`, and the snapshot has none. Set `export.precision` to fp32."
+        )
+    return _Evidence(ctx, calibration, judged)
+
+
 def _pixels(ctx: JobContext, images: list[ImageRow], member: TrainedMember) -> Bytes:
     return np.stack([member.preprocess.pixels(decode(ctx.objects.get(row.digest), row.digest)) for row in images])
 
@@ -142,7 +357,7 @@ def _pixels(ctx: JobContext, images: list[ImageRow], member: TrainedMember) -> B
 def _run_torch(net: nn.Module, member: TrainedMember, pixels: Bytes) -> Array:
     import torch
 
-    fast = net.to(memory_format=torch.channels_last)
+    fast = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     parts = []
     for start in range(0, len(pixels), BATCH):
         x = torch.from_numpy(member.preprocess.tensor(pixels[start : start + BATCH])).to(memory_format=torch.channels_last)
@@ -150,10 +365,13 @@ def _run_torch(net: nn.Module, member: TrainedMember, pixels: Bytes) -> Array:
     return np.concatenate(parts)
 
 
-def _run_onnx(graph: bytes, member: TrainedMember, pixels: Bytes, threads: int) -> Array:
-    session = onnx_session(graph, threads)
-    # one by one, as the miner asks: a batch and its single images must agree as well
-    return np.concatenate([session.run(["logit"], {"input": member.preprocess.tensor(one[None])})[0] for one in pixels]).astype(np.float64)
+def _logits(session: Any, member: TrainedMember, pixels: Bytes, batch: int = 1) -> Array:
+    """By default one by one, as the miner asks: a batch and its single images must agree as well."""
+    parts = [
+        session.run(["logit"], {"input": member.preprocess.tensor(pixels[start : start + batch])})[0]
+        for start in range(0, len(pixels), batch)
+    ]
+    return np.concatenate(parts).astype(np.float64)
 
 
 def _tensors(net: nn.Module) -> bytes:

@@ -16,7 +16,7 @@ from flywheel_jobs.errors import BadInput, Interrupted
 from flywheel_jobs.features import decode
 from flywheel_jobs.finetune import learning_rate
 from flywheel_jobs.metrics import sigmoid
-from flywheel_jobs.spec import validate
+from flywheel_jobs.spec import validate, with_defaults
 from flywheel_jobs.trained import Trained
 
 TUNE = {"mode": "always", "gate": 0.5, "epochs": 2, "batch": 8, "backboneLr": 1e-4, "headLr": 1e-3, "maxSeconds": 600}
@@ -204,7 +204,8 @@ def test_a_killed_training_started_again_ends_with_the_same_weights(tuned):
 
 def export_input(ctx, output, rows, **more):
     base = {"trained": output["trained"], "name": "demo-1", "snapshot": ctx.objects.put_jsonl(rows), "parent": None}
-    return {**base, "parity": ctx.objects.put_jsonl(rows), "parityImages": 6, "parityTolerance": 1e-4, "seed": 3, **more}
+    given = {**base, "parity": ctx.objects.put_jsonl(rows), "parityImages": 6, "parityTolerance": 1e-4, "seed": 3, **more}
+    return with_defaults("export.input", given)
 
 
 @pytest.fixture(scope="module")
