@@ -7,6 +7,7 @@ import { Follower, TIMINGS, type AdvertiseState, type Timings } from '../../src/
 import { inherited, type ChainMetagraph } from '../../src/platform/subtensor/metagraph.js';
 import { TEST_KEYS } from '../miner/vectors.js';
 import { StandIn } from '../support/subtensor.js';
+import type { MetadataVersion, Runtime } from '../support/subtensorMetadata.js';
 
 const U64_MAX = 2n ** 64n - 1n;
 const TAO = 1_000_000_000n;
@@ -22,8 +23,12 @@ afterEach(async () => {
   for (const end of ends.splice(0).reverse()) await end();
 });
 
-async function standIn(runtime: '224' | 'wrapped' = 'wrapped', change: (chain: StandIn) => void = () => undefined): Promise<StandIn> {
-  const chain = new StandIn(runtime);
+async function standIn(
+  runtime: Runtime = 'wrapped',
+  change: (chain: StandIn) => void = () => undefined,
+  metadata: MetadataVersion = 14,
+): Promise<StandIn> {
+  const chain = new StandIn({ runtime, metadata });
   chain.neurons = [
     { hotkey: validator, permit: true, alpha: 5_000n * TAO, tao: 10_000n * TAO },
     { hotkey: miner, permit: false },
@@ -150,6 +155,16 @@ describe.each(['224', 'wrapped'] as const)('with runtime %s', (runtime) => {
       { state: 'refused', reason: expect.stringMatching(/HotKeyNotRegisteredInNetwork.*register the hotkey/) as string },
     ]);
   });
+});
+
+it.each([15, 16] as const)('reads and advertises alike where the node gives metadata of version %s', async (version) => {
+  const chain = await standIn('wrapped', () => undefined, version);
+  const { follower, metagraphs, states } = await follow(chain);
+  follower.advertise('91.121.9.254', 8091);
+  await follower.look();
+  expect(metagraphs[0]?.neurons[0]).toMatchObject({ hotkey: validator, validatorPermit: true });
+  expect(states).toMatchObject([{ state: 'sent' }]);
+  expect(chain.received).toMatchObject([{ signer: miner, mortal: true, tip: 0 }]);
 });
 
 describe('stake', () => {

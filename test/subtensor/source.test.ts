@@ -162,7 +162,7 @@ describe('a source that begins', () => {
 
   it('does not mix its list with that of another network', async () => {
     await keep(Date.now());
-    const other = await new StandIn('wrapped', 72, 'another chain').up();
+    const other = await new StandIn({ chain: 'another chain' }).up();
     ends.push(() => other.down());
     other.neurons = [{ hotkey: TEST_KEYS.stranger.ss58, permit: true }];
     const source = await open({ endpoint: other.url });

@@ -4,12 +4,10 @@
  * and transaction_extension.rs). Keys, values and transactions are put together and taken apart here by hand, byte by byte,
  * so that the library under the miner's client is not its own judge. It can also be slow, mute, mad or away.
  */
-import { readFileSync } from 'node:fs';
 import type { AddressInfo } from 'node:net';
-import path from 'node:path';
-import { gunzipSync } from 'node:zlib';
 import { WebSocketServer, type WebSocket } from 'ws';
 import { blake2AsU8a, decodeAddress, encodeAddress, sr25519Verify, xxhashAsU8a } from '@polkadot/util-crypto';
+import { runtimeMetadata, type MetadataVersion, type Runtime } from './subtensorMetadata.js';
 
 export interface StandInNeuron {
   /** SS58 */
@@ -180,17 +178,19 @@ export class StandIn {
   /** told apart by this, chains of one kind have different blocks */
   private readonly root: Buffer;
 
+  readonly runtime: Runtime;
+  readonly netuid: number;
+
   /**
-   * @param runtime `224`: as the test network had it; errors of a call show in its block. `wrapped`: with the fee extension
-   *   of later runtimes, which also refuse before a block
+   * @param options.runtime `224`: as the test network had it; errors of a call show in its block. `wrapped` (default): with the
+   *   fee extension of later runtimes, which also refuse before a block
+   * @param options.chain chains of different names have different blocks
    */
-  constructor(
-    readonly runtime: '224' | 'wrapped' = 'wrapped',
-    readonly netuid = 72,
-    chain = 'stand-in',
-  ) {
-    this.root = Buffer.from(blake2AsU8a(chain, 256));
-    this.metadata = gunzipSync(readFileSync(path.join(import.meta.dirname, '..', 'fixtures', 'subtensor', `runtime-${runtime}.scale.gz`)));
+  constructor(private readonly options: { runtime?: Runtime; netuid?: number; chain?: string; metadata?: MetadataVersion } = {}) {
+    this.runtime = options.runtime ?? 'wrapped';
+    this.netuid = options.netuid ?? 72;
+    this.root = Buffer.from(blake2AsU8a(options.chain ?? 'stand-in', 256));
+    this.metadata = runtimeMetadata(this.runtime, options.metadata ?? 14);
   }
 
   get url(): string {
@@ -334,7 +334,7 @@ export class StandIn {
   }
 
   private call(name: string): string {
-    if (name === 'Metadata_metadata_versions') return hex(vector([u32(14)]));
+    if (name === 'Metadata_metadata_versions') return hex(vector([u32(this.options.metadata ?? 14)]));
     if (name === 'Metadata_metadata_at_version') {
       const { length } = this.metadata;
       return hex(Buffer.concat([Buffer.of(1), compact(length), this.metadata]));
