@@ -132,7 +132,8 @@ describe('a source that follows the chain', () => {
     await until('the other connections to be closed', () => chain.connections === 1);
   });
 
-  it('has not written the secret anywhere', async () => {
+  it('has not written the secret anywhere when it is closed', async () => {
+    await source.close();
     const files = await Promise.all((await readdir(home)).map((name) => readFile(path.join(home, name), 'utf8')));
     expect(files).toHaveLength(1);
     const said = [...files, ...logged].join(' ');
