@@ -25,7 +25,7 @@ export interface Sequence {
   planned: number;
   /** fraction of the planned information at the last test, [0, 1]; 0 before the first */
   spent: number;
-  /** no further look comes in time: whatever is left is tested now */
+  /** no further look comes in time: whatever is left is spent now */
   last: boolean;
 }
 
@@ -45,6 +45,11 @@ export function candidateAlpha(alpha: number, sequence: Pick<Sequence, 'earlier'
  */
 export function plannedInformation(alpha: number, difference: number): number {
   return ((-normalQuantile(alpha) + normalQuantile(POWER)) / difference) ** 2;
+}
+
+/** Information that a trial of several looks is planned for: its last test has half of the alpha, since information doubles between tests. */
+export function trialInformation(alpha: number, difference: number): number {
+  return plannedInformation(alpha / GROWTH, difference);
 }
 
 /** Groups of a standard deviation of one group's difference that give the planned information. */
@@ -71,9 +76,11 @@ export interface Spending {
 export function spend(input: { alpha: number; standardError: number; difference: number; sequence: Sequence; ready: boolean }): Spending {
   const { alpha, standardError, difference, sequence, ready } = input;
   const information = 1 / standardError ** 2;
-  const wanted = plannedInformation(alpha, difference);
-  const fraction = alpha <= 0 ? 0 : Math.min(1, information / wanted);
-  const grown = fraction > sequence.spent && (fraction >= GROWTH * sequence.spent || fraction >= 1 || sequence.last);
-  const tests = ready && grown;
-  return { alpha: tests ? alpha * (fraction - sequence.spent) : 0, tests, fraction, spent: tests ? fraction : sequence.spent };
+  const fraction = alpha <= 0 ? 0 : Math.min(1, information / trialInformation(alpha, difference));
+  // Between half and all of it nothing is tested, so that at least half of the alpha is left for the end.
+  const grown = fraction >= GROWTH * sequence.spent && fraction * GROWTH <= 1;
+  const due = fraction > 0 && sequence.spent < 1 && (grown || fraction >= 1 || sequence.last);
+  const tests = ready && due;
+  const upTo = sequence.last ? 1 : fraction;
+  return { alpha: tests ? alpha * (upTo - sequence.spent) : 0, tests, fraction, spent: tests ? upTo : sequence.spent };
 }

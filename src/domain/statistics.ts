@@ -63,3 +63,57 @@ export function tQuantile(tail: number, df: number): number {
   }
   return Math.sqrt(n * y);
 }
+
+/** Logarithm of the gamma function for x > 0 (Lanczos, g = 7, n = 9; relative error about 1e-15). */
+function logGamma(x: number): number {
+  const c = [
+    676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059, 12.507343278686905, -0.13857109526572012,
+    9.9843695780195716e-6, 1.5056327351493116e-7,
+  ];
+  if (x < 0.5) return Math.log(Math.PI / Math.sin(Math.PI * x)) - logGamma(1 - x);
+  const z = x - 1;
+  const t = z + 7.5;
+  const sum = c.reduce((total, value, i) => total + value / (z + i + 1), 0.99999999999980993);
+  return 0.5 * Math.log(2 * Math.PI) + (z + 0.5) * Math.log(t) - t + Math.log(sum);
+}
+
+/** Regularised incomplete beta function I_x(a, b), [0, 1] (continued fraction, Lentz's method). @param x in [0, 1] */
+export function incompleteBeta(x: number, a: number, b: number): number {
+  if (x <= 0) return 0;
+  if (x >= 1) return 1;
+  if (x > (a + 1) / (a + b + 2)) return 1 - incompleteBeta(1 - x, b, a);
+  const front = Math.exp(logGamma(a + b) - logGamma(a) - logGamma(b) + a * Math.log(x) + b * Math.log1p(-x)) / a;
+  const tiny = 1e-300;
+  let [f, c, d] = [1, 1, 0];
+  for (let i = 0; i <= 500; i++) {
+    const m = i >> 1;
+    const numerator =
+      i === 0
+        ? 1
+        : i % 2 === 0
+          ? (m * (b - m) * x) / ((a + 2 * m - 1) * (a + 2 * m))
+          : (-(a + m) * (a + b + m) * x) / ((a + 2 * m) * (a + 2 * m + 1));
+    d = 1 + numerator * d;
+    d = 1 / (Math.abs(d) < tiny ? tiny : d);
+    c = 1 + numerator / c;
+    c = Math.abs(c) < tiny ? tiny : c;
+    f *= c * d;
+    if (Math.abs(1 - c * d) < 1e-14) break;
+  }
+  return front * (f - 1);
+}
+
+/**
+ * One-sided exact upper bound of a share (Clopper and Pearson): with probability 1 - tail the true share is below it.
+ * @param hits of `n` independent trials, 0 to n
+ */
+export function shareUpperBound(hits: number, n: number, tail = 0.05): number {
+  if (hits >= n) return 1;
+  let [low, high] = [hits / n, 1];
+  for (let i = 0; i < 60; i++) {
+    const middle = (low + high) / 2;
+    if (incompleteBeta(middle, hits + 1, n - hits) < 1 - tail) low = middle;
+    else high = middle;
+  }
+  return high;
+}

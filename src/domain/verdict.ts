@@ -8,7 +8,7 @@ import type { TruthKind } from './contracts/common.js';
 import { accuracies, patternsOf, weighPatterns, type Estimate, type PairedRow, type Weighed } from './evidence.js';
 import { calibrationOf, type PairedCalibration } from './calibration.js';
 import type { ValidatorProfile } from './profiles/index.js';
-import { candidateAlpha, plannedInformation, spend, type Sequence, type Spending } from './spending.js';
+import { candidateAlpha, plannedInformation, spend, trialInformation, type Sequence, type Spending } from './spending.js';
 
 export type { PairedRow } from './evidence.js';
 export type { Sequence } from './spending.js';
@@ -356,7 +356,7 @@ function groupsNeeded(
   if (!Number.isFinite(standardError) || alpha <= 0) return least > 0 ? least : null;
   if (planned === null && accuracy.difference <= config.marginAccuracy) return null; // more groups make it surer, not better
   const aim = planned ?? accuracy.difference;
-  const wanted = groups.all * standardError ** 2 * plannedInformation(alpha, aim);
+  const wanted = groups.all * standardError ** 2 * (planned === null ? plannedInformation(alpha, aim) : trialInformation(alpha, aim));
   const needed = Math.max(least, lower <= 0 ? Math.max(1, Math.ceil(wanted - groups.all)) : 0);
   return needed > 0 ? needed : null;
 }
