@@ -185,7 +185,8 @@ for (const discordance of DISCORDANCES) {
       const planned = groupsFor(candidateAlpha(config.alpha, quarter), 0.02, deviation);
       for (let groups = planned; ; groups = Math.ceil(groups * 1.03)) {
         const { promoted } = fromSet(two, groups, quarter, `${name}/search ${label} ${groups}`);
-        if (promoted.share >= POWER) return { planned, groups, power: promoted.share };
+        // Two standard errors of the simulation above it, so that the number holds in the next one as well.
+        if (promoted.share >= POWER + 2 * Math.sqrt((POWER * (1 - POWER)) / TRIALS)) return { planned, groups, power: promoted.share };
       }
     };
     const first = search(FIRST, 'first');

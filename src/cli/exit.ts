@@ -56,6 +56,8 @@ export class InterruptedError extends Error {
 const BY_NAME: Record<string, number> = {
   BadInputError: EXIT.badInput,
   LeakError: EXIT.badInput,
+  ObjectCorruptError: EXIT.badInput,
+  ObjectMissingError: EXIT.badInput,
   CommanderError: EXIT.badInput,
   ZodError: EXIT.badInput,
   StageFailedError: EXIT.stageFailed,

@@ -2,9 +2,11 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { PROFILE_NAMES } from '../domain/profiles/index.js';
 import { packageRoot } from '../platform/entry.js';
 import { describeError, errorJson, EXIT, EXIT_HELP, exitCodeOf, writeOut } from './exit.js';
 import { type CommonOptions, createContext } from './context.js';
+import type { SimulateOptions } from './simulateCommand.js';
 import type { ReviewOptions } from './reviewCommand.js';
 
 function port(text: string): number {
@@ -16,6 +18,12 @@ function port(text: string): number {
 function positive(text: string): number {
   const value = Number(text);
   if (!/^\d+$/.test(text) || value < 1 || value >= 2 ** 31) throw new InvalidArgumentError('a whole number from 1 to 2147483647 expected.');
+  return value;
+}
+
+function amount(text: string): number {
+  const value = Number(text);
+  if (text.trim() === '' || !Number.isFinite(value) || value < 0) throw new InvalidArgumentError('a number of at least 0 expected.');
   return value;
 }
 
@@ -121,10 +129,26 @@ export function createProgram(): Command {
     .action(async (options: CommonOptions) => (await import('./workflowCommands.js')).rollbackCommand(createContext(options, 'cli')));
 
   common(program.command('simulate'))
-    .description('send challenges of the built-in validator to the running miner, and score it')
-    .option('--challenges <n>', 'challenges (default: as configured for a turn)', positive)
+    .description('play a validator against a miner, a model or a bundle: metrics, reward, verdict')
+    .option('--bundle <dir>', 'folder of a model bundle, through the production inference code', absolute)
+    .option('--model <id>', 'name or digest of a model in the catalog')
+    .option('--url <url>', 'any miner, http://HOST:PORT (default: the running one): signed requests, as a validator sends them')
+    .option('--against <model>', 'model or bundle folder to judge the other against, on the same challenges')
+    .addOption(new Option('--profile <name>', 'validator profile (default: as configured)').choices(PROFILE_NAMES))
+    .option('--challenges <n>', 'challenges (default: as configured)', positive)
+    .option('--data <dir>', 'labelled photographs to draw from (default: the held-out pool; for a miner the pool of traffic)', absolute)
     .option('--seed <n>', 'the same seed and data give the same challenges (default: a random one, printed)', positive)
-    .action(async (options: CommonOptions & { challenges?: number; seed?: number }) =>
+    .option('--axon-hotkey <ss58>', 'hotkey of the miner at --url (default: that of the running miner)')
+    .option('--hotkey-file <file>', "the validator's key (default: the home's own)", absolute)
+    .option('--concurrency <n>', 'challenges under way at once (default: as configured)', positive)
+    .option('--timeout <s>', "deadline of an answer, s (default: the profile's)", amount)
+    .option('--out <dir>', 'folder for report.json and the pictures (default: simulations/ in the home)', absolute)
+    .option('--field-accuracy <share>', 'share of right answers of the other miners, for organic tasks', amount)
+    .option('--alpha-price <price>', 'of one alpha; with the next three: estimated earnings', amount)
+    .option('--emission <alpha>', 'alpha a day of all miners together', amount)
+    .option('--field-reward <reward>', 'mean reward of the other miners, (0, 1]', amount)
+    .option('--miners <n>', 'miners that share the emission, this one included', positive)
+    .action(async (options: CommonOptions & SimulateOptions) =>
       (await import('./simulateCommand.js')).simulateCommand(createContext(options, 'cli'), options),
     );
 

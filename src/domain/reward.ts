@@ -84,6 +84,17 @@ export function reward(
   return sum ** exponent;
 }
 
+/**
+ * Label of an organic task (profile `2026-05`): the rounded mean of what the sampled miners predicted. Missing answers, and
+ * those that are no probability, have no say.
+ * @returns null when nobody answered: the task is then not scored
+ */
+export function organicLabel(predictions: readonly number[]): Label | null {
+  const given = predictions.filter((p) => p >= 0 && p <= 1);
+  if (given.length === 0) return null;
+  return roundHalfEven(given.reduce((sum, p) => sum + p, 0) / given.length) === 1 ? 1 : 0;
+}
+
 /** score = alpha * reward + (1 - alpha) * score. */
 export function movingAverage(score: number, newReward: number, alpha: number = profile202601.reward.alpha): number {
   return alpha * newReward + (1 - alpha) * score;
