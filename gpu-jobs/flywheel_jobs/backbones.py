@@ -19,8 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from .choice import check_resolution, chosen, is_auto, patch_of
 from .context import JobContext
 from .errors import BadInput, MissingWeights, UnknownBackbone, WeightsOutOfReach
+from .machine import cuda_visible, memory_gb
 from .objects import FileObjects, canonical_json, sha256, write_atomic
 
 if TYPE_CHECKING:
@@ -31,14 +33,14 @@ FeatureKind = Literal["final", "mid"]
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
-LAYOUT = 1
+LAYOUT = 2
 """raise when the definition of the features changes: old caches are then left alone"""
 OPSET = 17
 
 
 @dataclass(frozen=True)
 class BackboneRef:
-    """A timm model with its weights (`package:`, `hub`, `none`, a path, or `object:<digest>` for weights trained here)."""
+    """A timm model with its weights (`package:`, `hub`, `hub@<revision>`, `none`, a path, or `object:<digest>`: trained here)."""
 
     backbone: str
     weights: str
@@ -46,8 +48,11 @@ class BackboneRef:
 
     @classmethod
     def of(cls, member: dict[str, Any]) -> BackboneRef:
-        """From a MemberSpec of the contract."""
-        return cls(member["backbone"], member["weights"], int(member["resolution"]))
+        """From a MemberSpec of the contract; an automatic backbone is chosen for this machine. Raises BadInput when nothing fits."""
+        backbone = member["backbone"]
+        if is_auto(backbone):
+            backbone = chosen(member, memory_gb()).name
+        return cls(backbone, member["weights"], int(member["resolution"]))
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,11 @@ def package_checkpoint(package: str) -> Path:
     return files[0]
 
 
+def is_hub(weights: str) -> bool:
+    """Whether the weights come from the Hugging Face Hub, at a pinned revision or at its newest."""
+    return weights == "hub" or weights.startswith("hub@")
+
+
 def _weights_file(ref: BackboneRef, objects: FileObjects) -> Path | None:
     """The file behind the weights; None for `hub` and `none`."""
     if ref.weights.startswith("package:"):
@@ -119,13 +129,13 @@ def _weights_file(ref: BackboneRef, objects: FileObjects) -> Path | None:
         digest = ref.weights.removeprefix("object:")
         objects.get(digest)  # verified before use
         return objects.path(digest)
-    if ref.weights in ("hub", "none"):
+    if ref.weights == "none" or is_hub(ref.weights):
         return None
     path = Path(ref.weights)
     if not path.is_file():
         raise MissingWeights(
             f"no weights file at {path} for {ref.backbone}. "
-            "Use `hub`, `package:NAME`, `none` (random, tests only) or the path of a checkpoint."
+            "Three ways: `hub` or `hub@REVISION`, `package:NAME`, or the path of a checkpoint (`none`: random, for tests only)."
         )
     return path
 
@@ -137,7 +147,7 @@ def weights_digest(ref: BackboneRef, ctx: JobContext) -> str:
         return sha256(file.read_bytes())
     if ref.weights == "none":
         return sha256(canonical_json(["random", ref.backbone]))
-    alias = ctx.cache_dir / "graphs" / f"hub-{sha256(ref.backbone.encode())[:24]}.json"
+    alias = ctx.cache_dir / "graphs" / f"hub-{sha256(canonical_json([ref.backbone, ref.weights, ref.resolution]))[:24]}.json"
     if alias.is_file():
         return str(json.loads(alias.read_text())["digest"])
     digest = state_digest(create(ref, ctx.objects).state_dict())
@@ -182,6 +192,7 @@ def fit_state(state: dict[str, torch.Tensor], model: nn.Module, what: str) -> di
     Raises MissingWeights naming the first place where they part.
     """
     own = model.state_dict()
+    state = fit_positions(state, model)
     if own.keys() <= state.keys():
         return {name: state[name] for name in own}
     if len(own) != len(state):
@@ -196,27 +207,55 @@ def fit_state(state: dict[str, torch.Tensor], model: nn.Module, what: str) -> di
     return dict(zip(own, state.values(), strict=True))
 
 
-def create(ref: BackboneRef, objects: FileObjects) -> nn.Module:
-    """The timm model with its weights, no classifier, in eval mode. Raises UnknownBackbone, MissingWeights or WeightsOutOfReach."""
+def fit_positions(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """The checkpoint with its positional embedding resampled to the model's grid (bicubic, prefix tokens left alone), where one
+    of another resolution was trained with. Anything else is returned as it is."""
+    own, given = getattr(model, "pos_embed", None), state.get("pos_embed")
+    if own is None or given is None or own.shape == given.shape or given.shape[-1] != own.shape[-1]:
+        return state
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    m = cast("Any", model)
+    prefix = 0 if getattr(m, "no_embed_class", False) else int(getattr(m, "num_prefix_tokens", 0))
+    resampled = resample_abs_pos_embed(given, new_size=list(m.patch_embed.grid_size), num_prefix_tokens=prefix)
+    return {**state, "pos_embed": resampled}
+
+
+def create(ref: BackboneRef, objects: FileObjects, fused: bool = False) -> nn.Module:
+    """The timm model with its weights, no classifier, in eval mode. `fused`: attention kernels that are fast on a GPU but do not
+    export for every backbone.
+
+    Raises UnknownBackbone, BadInput (resolution), MissingWeights or WeightsOutOfReach.
+    """
     import timm
     import torch
     from timm.layers.config import set_fused_attn
 
-    set_fused_attn(False)  # fused attention does not export for every backbone, and buys nothing at this size
+    set_fused_attn(fused)
     if not timm.is_model(ref.backbone.split(".", 1)[0]):
         raise UnknownBackbone(f"timm knows no model {ref.backbone!r}. `timm.list_models()` lists the names.")
+    check_resolution(ref.backbone, ref.resolution, patch_of(ref.backbone))
     config = timm.get_pretrained_cfg(ref.backbone)
     extra: dict[str, Any] = {"img_size": ref.resolution} if config is not None and config.fixed_input_size else {}
     file = _weights_file(ref, objects)
-    if ref.weights == "hub":
+    if is_hub(ref.weights):
+        _, _, revision = ref.weights.partition("@")
+        if revision:
+            where = config.hf_hub_id if config is not None else None
+            if not where:
+                raise MissingWeights(f"timm knows no place on the hub for {ref.backbone}: give a path or `package:NAME` as its weights.")
+            extra["pretrained_cfg_overlay"] = {"hf_hub_id": f"{where}@{revision}"}
         try:
-            return timm.create_model(ref.backbone, pretrained=True, num_classes=0, **extra).eval()
+            return _sized(ref, timm.create_model(ref.backbone, pretrained=True, num_classes=0, **extra))
+        except BadInput:
+            raise
         except Exception as error:
             raise WeightsOutOfReach(
                 f"the weights of {ref.backbone} could not be fetched from the Hugging Face Hub: "
                 f"{type(error).__name__}: {str(error)[:300]}. "
-                "Three ways on: let this machine reach huggingface.co (HF_TOKEN, HF_ENDPOINT for a mirror); "
-                "bring a filled cache and set HF_HOME; or download the checkpoint elsewhere and give its path as the member's `weights`. "
+                "Three ways on: the hub: let this machine reach huggingface.co (HF_TOKEN; HF_ENDPOINT for a mirror; HF_HOME for a filled "
+                "cache) and pin a revision by `hub@REVISION`; a path: download the checkpoint elsewhere and give its path as the member's "
+                "`weights`; a package: `package:NAME` of an installed Python package that carries the checkpoint. "
                 "The demo preset needs no download."
             ) from error
     if file is None:
@@ -225,12 +264,12 @@ def create(ref: BackboneRef, objects: FileObjects) -> nn.Module:
             torch.manual_seed(int(sha256(ref.backbone.encode())[:8], 16))
             model = timm.create_model(ref.backbone, pretrained=False, num_classes=0, **extra)
             _make_lively(model)
-            return model.eval()
+            return _sized(ref, model)
     state = _read_state(file)
     if ref.weights.startswith("object:"):
         model = timm.create_model(ref.backbone, pretrained=False, num_classes=0, **extra)
         model.load_state_dict(fit_state(state, model, f"object {ref.weights}"))
-        return model.eval()
+        return _sized(ref, model)
     # an original checkpoint brings its classifier: fit it whole, so that every tensor is accounted for, then drop it
     model = timm.create_model(ref.backbone, pretrained=False, **extra)
     headless = timm.create_model(ref.backbone, pretrained=False, num_classes=0, **extra)
@@ -238,6 +277,14 @@ def create(ref: BackboneRef, objects: FileObjects) -> nn.Module:
         model = headless
     model.load_state_dict(fit_state(state, model, f"the checkpoint {file.name}"))
     cast("Any", model).reset_classifier(0)
+    return _sized(ref, model)
+
+
+def _sized(ref: BackboneRef, model: nn.Module) -> nn.Module:
+    """The model in eval mode, once its patch size is known to divide the resolution. Raises BadInput."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if isinstance(patch, tuple):
+        check_resolution(ref.backbone, ref.resolution, int(patch[0]))
     return model.eval()
 
 
@@ -271,6 +318,7 @@ def feature_net(model: nn.Module, kinds: tuple[FeatureKind, ...], trim: bool = F
     import torch
     from timm.models import EfficientNet
     from torch import nn
+    from torch.utils.checkpoint import checkpoint
 
     def pooled(x: torch.Tensor) -> torch.Tensor:
         variance = x.var(dim=(2, 3), unbiased=False)
@@ -292,8 +340,9 @@ def feature_net(model: nn.Module, kinds: tuple[FeatureKind, ...], trim: bool = F
             m = cast("Any", self.model)
             x = m.bn1(m.conv_stem(x))
             maps = []
+            saving = m.grad_checkpointing and torch.is_grad_enabled()
             for index, stage in enumerate(m.blocks):
-                x = stage(x)
+                x = checkpoint(stage, x, use_reentrant=False) if saving else stage(x)
                 if index in self.taps:
                     maps.append(pooled(x))
                 if index == self.taps[-1] and "final" not in kinds:
@@ -381,15 +430,6 @@ def onnx_model(module: nn.Module, size: int, outputs: tuple[str, ...]) -> Any:
     return model
 
 
-def cuda_visible() -> bool:
-    """Whether a CUDA device is there; asked of the driver, so that torch is not imported just to hear no."""
-    if not Path("/proc/driver/nvidia/gpus").is_dir() and not Path("/dev/nvidia0").exists():
-        return False
-    import torch
-
-    return bool(torch.cuda.is_available())
-
-
 class Backbone:
     """A backbone ready to compute features; created once a job for each `BackboneRef`."""
 
@@ -406,8 +446,9 @@ class Backbone:
         card = self._read_card()
         self.preprocess = Preprocess.from_json(card["preprocess"])
         self.dimensions: dict[FeatureKind, int] = card["dimensions"]
-        self.space = sha256(canonical_json([LAYOUT, ref.backbone, self.digest, self.preprocess.to_json(), self.engine]))[:40]
-        """names the feature space: equal only when weights, preprocessing and engine are"""
+        self.space = sha256(canonical_json([LAYOUT, ref.backbone, self.digest, self.preprocess.to_json()]))[:40]
+        """names the feature space: equal only when weights and preprocessing are. The engines agree to within rounding (fp32 on
+        both), so that a GPU's features serve the box at home"""
 
     def _read_card(self) -> dict[str, Any]:
         if self._card.is_file() and self._graph.is_file():
@@ -451,7 +492,8 @@ class Backbone:
         if self.engine == "torch-cuda":
             import torch
 
-            net = feature_net(create(self.ref, self._ctx.objects), ("final", "mid")).cuda()
+            torch.backends.cudnn.allow_tf32 = False
+            net = feature_net(create(self.ref, self._ctx.objects, fused=True), ("final", "mid")).cuda()
 
             def on_gpu(x: Floats) -> tuple[Floats, ...]:
                 with torch.inference_mode():

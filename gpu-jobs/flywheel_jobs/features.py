@@ -1,13 +1,15 @@
 """Features of images, computed once and kept: by image digest, backbone weights, preprocessing and view.
 
-The cache outlives jobs and may be deleted at any time. A shard is written whole (by rename) after at most
-`SHARD` images, so that a killed job loses seconds. View 0 is the image itself; views 1.. go through the validator's own
-challenge augmentation with its JPEG, seeded by image and view, so that every job sees the same views.
+Two layers: the machine's own cache folder, and the object store, which a rented GPU and the box at home share. Both outlive jobs
+and may be deleted at any time. A shard is written whole (by rename) after at most `SHARD` images, so that a killed job loses
+seconds. View 0 is the image itself; views 1.. go through the validator's own challenge augmentation with its JPEG, seeded by
+image and view, so that every job sees the same views.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from .backbones import Backbone, BackboneRef, Bytes, FeatureKind, Floats
 from .context import JobContext
 from .errors import CorruptImage, OneImageTooBig, says_out_of_memory
-from .objects import sha256, write_atomic
+from .objects import canonical_json, sha256, write_atomic
 
 VIEW_VERSION = 1
 """raise when the augmentation or its seeding changes"""
@@ -72,20 +74,21 @@ def augmented(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 class FeatureStore:
-    """Shards of features in one folder for one feature space."""
+    """Shards of features in one folder for one feature space, and in a shared folder behind it.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    A shard in the shared folder has a note beside it, written last: its SHA-256 and the images in it, so that only what is
+    wanted is fetched and only what is whole is used.
+    """
+
+    def __init__(self, folder: Path, shared: Path | None = None) -> None:
+        self._folder, self._shared = folder, shared
         self._rows: dict[Key, tuple[Floats, Floats]] = {}
+        self._seen: set[str] = set()
         for path in sorted(folder.glob("*.npz")) if folder.is_dir() else []:
-            try:
-                with np.load(path, allow_pickle=False) as shard:
-                    digests, views, final, mid = shard["digest"], shard["view"], shard["final"], shard["mid"]
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            if self._take(path.read_bytes()):
+                self._seen.add(path.stem)
+            else:
                 path.unlink(missing_ok=True)  # a damaged shard is only lost time
-                continue
-            for index, (digest, view) in enumerate(zip(digests.tolist(), views.tolist(), strict=True)):
-                self._rows[(digest.decode(), view)] = (final[index], mid[index])
 
     def __contains__(self, key: Key) -> bool:
         return key in self._rows
@@ -93,8 +96,38 @@ class FeatureStore:
     def __getitem__(self, key: Key) -> tuple[Floats, Floats]:
         return self._rows[key]
 
+    def _take(self, data: bytes) -> bool:
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as shard:
+                digests, views, final, mid = shard["digest"], shard["view"], shard["final"], shard["mid"]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return False
+        for index, (digest, view) in enumerate(zip(digests.tolist(), views.tolist(), strict=True)):
+            self._rows[(digest.decode(), view)] = (final[index], mid[index])
+        return True
+
+    def pull(self, keys: Sequence[Key]) -> int:
+        """Fetches the shards of the shared folder that hold some of the keys; returns how many rows came."""
+        if self._shared is None or not self._shared.is_dir():
+            return 0
+        wanted, before = set(keys), len(self._rows)
+        for note_path in sorted(self._shared.glob("*.json")):
+            if note_path.stem in self._seen:
+                continue
+            try:
+                note = json.loads(note_path.read_text())
+                if not any((digest, view) in wanted for digest, views in note["images"].items() for view in views):
+                    continue
+                data = note_path.with_suffix(".npz").read_bytes()
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue  # unreadable or torn: computed again
+            if sha256(data) == note["sha256"] and self._take(data):
+                self._seen.add(note_path.stem)
+                write_atomic(self._folder / f"{note_path.stem}.npz", data)
+        return len(self._rows) - before
+
     def add(self, keys: Sequence[Key], final: Floats, mid: Floats) -> None:
-        """Keeps the rows, durably. Raises Infrastructure when the disk refuses."""
+        """Keeps the rows, durably, in both layers. Raises DiskFull or Infrastructure when the disk refuses."""
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -103,10 +136,18 @@ class FeatureStore:
             final=final,
             mid=mid,
         )
+        data = buffer.getvalue()
         name = sha256("\n".join(f"{digest}:{view}" for digest, view in keys).encode())[:32]
-        write_atomic(self._folder / f"{name}.npz", buffer.getvalue())
+        write_atomic(self._folder / f"{name}.npz", data)
+        self._seen.add(name)
         for index, key in enumerate(keys):
             self._rows[key] = (final[index], mid[index])
+        if self._shared is not None:
+            images: dict[str, list[int]] = {}
+            for digest, view in keys:
+                images.setdefault(digest, []).append(view)
+            write_atomic(self._shared / f"{name}.npz", data)
+            write_atomic(self._shared / f"{name}.json", canonical_json({"sha256": sha256(data), "images": images}))
 
 
 class Extractor:
@@ -116,7 +157,8 @@ class Extractor:
         """Raises BadInput or Infrastructure when the weights cannot be had."""
         self._ctx = ctx
         self.backbone = Backbone(ref, ctx)
-        self._store = FeatureStore(ctx.cache_dir / "features" / self.backbone.space)
+        shared = ctx.objects.derived / "features" / self.backbone.space
+        self._store = FeatureStore(ctx.cache_dir / "features" / self.backbone.space, shared)
 
     def features(self, digests: Sequence[str], views: int = 0, phase: str = "features") -> Features:
         """Features of the images, view 0 and `views` challenge views of each.
@@ -126,6 +168,8 @@ class Extractor:
         width = 1 + views
         wanted = [(digest, view) for digest in dict.fromkeys(digests) for view in range(width)]
         missing = [key for key in wanted if key not in self._store]
+        if missing and self._store.pull(missing):
+            missing = [key for key in missing if key not in self._store]
         if missing:
             self._compute(missing, phase)
         else:

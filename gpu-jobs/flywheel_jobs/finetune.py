@@ -2,35 +2,46 @@
 
 Order and augmentation of the images follow from seed, epoch and place alone, and the network stays in eval mode (batch
 statistics frozen, no dropout), so that a run that was killed and resumed ends with the weights of one that was not.
-Only the wall-clock cap, when it strikes, makes two runs differ; the note then says so.
+Only the wall-clock cap, when it strikes, and compiling on a GPU make two runs differ; the note then says so.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
+from .augment import Augment
 from .backbones import BackboneRef, FeatureKind, Preprocess, create, feature_net, onnx_session, to_onnx
+from .board import Board
 from .context import JobContext
 from .errors import Interrupted, NotFinite, OneImageTooBig, says_out_of_memory
-from .features import augmented, decode
 from .heads import Head
-from .metrics import Array, Labels, measure, sigmoid
+from .loader import Pictures, Views, batches, worker_count
+from .machine import peak_memory_mb
+from .metrics import Labels, measure, sigmoid
 from .objects import write_atomic
+from .sampling import Plan
+from .schedules import Settings, compiling_pays, ema_decay, learning_rate, precision_of, worth_trying
 
-WEIGHT_DECAY = 0.01
-WARM_UP = 0.1
-GAMMA = 2.0
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
 CLIP = 1.0
-CHECKPOINT_STEPS = 20
 MAX_VALIDATE = 256
 """validation images measured after each epoch, drawn by seed when there are more"""
+COMPILE_AFTER = 12
+"""steps of this process before compiling is considered; the last of them are timed"""
+TIMED = 8
 
 
 @dataclass(frozen=True)
@@ -39,19 +50,6 @@ class Images:
 
     digests: Sequence[str]
     labels: Labels
-    weights: Array
-    """normalised by the caller: half for each class"""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """`fineTune` of the contract."""
-
-    epochs: int
-    batch: int
-    backbone_lr: float
-    head_lr: float
-    max_seconds: float
 
 
 @dataclass(frozen=True)
@@ -61,203 +59,431 @@ class Outcome:
     ref: BackboneRef | None
     head: Head | None
     note: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    """how it ran: device, precision, compiled, steps ..."""
+    history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    """`steps`: loss and learning rate; `epochs`: accuracy and Brier score on `validate`"""
+    events: tuple[Path, ...] = ()
+    """TensorBoard event files"""
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Share of the full learning rate: linear warm-up over the first tenth, then a cosine to 0."""
-    warm = max(1, round(WARM_UP * steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+@dataclass(frozen=True)
+class Job:
+    """All that a fine-tune needs beside the context."""
+
+    name: str
+    ref: BackboneRef
+    kind: FeatureKind
+    preprocess: Preprocess
+    probe: Head
+    train: Images
+    validate: Images
+    plan: Plan
+    augmentation: dict[str, Any]
+    loader: dict[str, Any]
+    settings: Settings
+    seed: int
+    mark: str
+    """identifies the job's input: a checkpoint of another input is not used"""
 
 
-def fine_tune(
-    ctx: JobContext,
-    name: str,
-    ref: BackboneRef,
-    kind: FeatureKind,
-    preprocess: Preprocess,
-    probe: Head,
-    train: Images,
-    validate: Images,
-    settings: Settings,
-    seed: int,
-    mark: str,
-) -> Outcome:
+def fine_tune(ctx: JobContext, job: Job) -> Outcome:
     """Trains backbone and head and keeps the best weights by validation Brier, if they beat the probe.
 
-    `mark` identifies the job's input: a checkpoint of another input is not used. Raises Interrupted after writing a
-    checkpoint, OneImageTooBig when even single images do not fit, NotFinite when the loss is NaN or infinite.
+    Raises Interrupted after writing a checkpoint, OneImageTooBig when even single images do not fit, NotFinite when the loss is NaN
+    or infinite.
     """
-    import io
+    return _Run(ctx, job).run()
 
+
+def build_member(ref: BackboneRef, kind: FeatureKind, head: Head, ctx: JobContext, fused: bool) -> nn.Module:
+    """Backbone and linear head as one module: pixels to logits [n]."""
     import torch
     from torch import nn
-
-    torch.set_num_threads(ctx.threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     class Member(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = feature_net(create(ref, ctx.objects), (kind,))
-            self.head = nn.Linear(len(probe.weight), 1)
+            self.net = feature_net(create(ref, ctx.objects, fused), (kind,))
+            self.head = nn.Linear(len(head.weight), 1)
             with torch.no_grad():
-                self.head.weight.copy_(torch.from_numpy(probe.weight)[None])
-                self.head.bias.fill_(probe.bias)
+                self.head.weight.copy_(torch.from_numpy(head.weight)[None])
+                self.head.bias.fill_(head.bias)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             out: torch.Tensor = self.head(self.net(x)[0])[:, 0]
             return out
 
-    model = Member().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.eval()
-    backbone_parameters = [p for n, p in model.named_parameters() if n.startswith("net.")]
-    optimiser = torch.optim.AdamW(
-        [{"params": backbone_parameters, "lr": settings.backbone_lr}, {"params": model.head.parameters(), "lr": settings.head_lr}],
-        weight_decay=WEIGHT_DECAY,
-    )
-    rates = [settings.backbone_lr, settings.head_lr]
+    return Member().eval()
 
-    count = len(train.digests)
-    steps_an_epoch = math.ceil(count / settings.batch)
-    steps = steps_an_epoch * settings.epochs
-    chosen = np.sort(np.random.default_rng((seed, 1)).permutation(len(validate.digests))[:MAX_VALIDATE])
-    pictures: dict[str, Image.Image] = {}
 
-    def picture(digest: str) -> Image.Image:
-        if digest not in pictures:
-            if len(pictures) > 4096:
-                pictures.clear()
-            pictures[digest] = decode(ctx.objects.get(digest), digest)
-        return pictures[digest]
+def parameter_groups(model: nn.Module, settings: Settings) -> list[dict[str, Any]]:
+    """AdamW's groups, each with its full rate as `full`: layers farther from the head learn slower, biases and norms do not decay."""
+    from timm.optim._param_groups import param_groups_layer_decay
 
-    def tensor(pixels: list[Any]) -> torch.Tensor:
-        return torch.from_numpy(preprocess.tensor(np.stack(pixels))).to(device, memory_format=torch.channels_last)
+    backbone: Any = model.net.model  # type: ignore[union-attr]
+    skip = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else set()
+    groups: list[dict[str, Any]]
+    if hasattr(backbone, "group_matcher"):
+        groups = param_groups_layer_decay(backbone, settings.weight_decay, no_weight_decay_list=skip, layer_decay=settings.layer_decay)
+    else:
+        groups = [{"params": list(backbone.parameters()), "weight_decay": settings.weight_decay}]
+    out = [
+        {"params": one["params"], "weight_decay": one["weight_decay"], "full": settings.backbone_lr * one.get("lr_scale", 1.0)}
+        for one in groups
+    ]
+    head = list(model.head.parameters())  # type: ignore[union-attr]
+    return [{"lr": one["full"], **one} for one in [*out, {"params": head, "weight_decay": settings.weight_decay, "full": settings.head_lr}]]
 
-    def forward() -> Callable[[list[Any]], Array]:
-        """The present network for measuring; on a CPU onnxruntime does it several times faster than eager PyTorch."""
-        if device.type == "cuda":
-            return lambda pixels: model(tensor(pixels)).double().cpu().numpy()
-        session = onnx_session(to_onnx(model, preprocess.size, ("logit",)), ctx.threads)
-        return lambda pixels: session.run(["logit"], {"input": preprocess.tensor(np.stack(pixels))})[0].astype(np.float64)
 
-    def judge() -> tuple[float, float]:
-        """Accuracy and Brier score on the validation images."""
-        network = forward()
-        parts = [chosen[start : start + 32] for start in range(0, len(chosen), 32)]
-        with torch.inference_mode():
-            logits = [network([preprocess.pixels(picture(validate.digests[i])) for i in part]) for part in parts]
-        found = measure(sigmoid(np.concatenate(logits)), validate.labels[chosen])
-        return float(found["accuracy"]), float(found["brier"])
+class _Run:
+    """One fine-tune. State that must survive a kill is in `self.state`; everything else follows from the job."""
 
-    file = ctx.work_dir / f"finetune-{name}.pt"
-    micro = ctx.batch(settings.batch)
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0, "best": None, "probe": None, "capped": False, "micro": micro}
-    if file.is_file():
+    def __init__(self, ctx: JobContext, job: Job) -> None:
+        import torch
+
+        torch.set_num_threads(ctx.threads)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.ctx, self.job, self.set = ctx, job, job.settings
+        self.cuda = torch.cuda.is_available()
+        self.device = torch.device("cuda" if self.cuda else "cpu")
+        self.precision = precision_of(self.set.precision, self.cuda, self.cuda and torch.cuda.is_bf16_supported())
+        self.model = build_member(job.ref, job.kind, job.probe, ctx, fused=self.cuda).to(self.device)
+        self.model = self.model.to(memory_format=torch.channels_last)
+        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.model
+        self.optimiser = torch.optim.AdamW(parameter_groups(self.model, self.set))
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+        self.shadow = [p.detach().clone() for p in self.model.parameters()] if self.set.ema else None
+        self.mean = torch.tensor(job.preprocess.mean, device=self.device)
+        self.std = torch.tensor(job.preprocess.std, device=self.device)
+
+        self.per_epoch = math.ceil(job.plan.length / self.set.batch)
+        self.steps = self.per_epoch * self.set.epochs
+        count = len(job.validate.digests)
+        self.chosen = np.sort(np.random.default_rng((job.seed, 1)).permutation(count)[:MAX_VALIDATE])
+        self.pictures = Pictures(ctx.objects)
+        self.weights = torch.from_numpy(job.plan.loss_weights).float().to(self.device)
+        self.labels = torch.from_numpy(job.train.labels).float().to(self.device)
+
+        self.file = ctx.work_dir / f"finetune-{job.name}.pt"
+        self.board = Board(ctx.work_dir / "tensorboard" / job.name)
+        micro = ctx.batch(self.set.micro_batch or self.set.batch)
+        self.state: dict[str, Any] = {
+            "step": 0,
+            "seconds": 0.0,
+            "best": None,
+            "probe": None,
+            "capped": False,
+            "stopped": False,
+            "stale": 0,
+            "micro": min(micro, self.set.batch),
+            "steps": [],
+            "epochs": [],
+            "halved": 0,
+        }
+        self._resume()
+        self.began = time.monotonic() - float(self.state["seconds"])
+        self.saved = time.monotonic()
+        self.compiled = False
+        self.compile_note = ""
+        self.times: list[float] = []
+
+    # --- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        import torch
+
+        if not self.file.is_file():
+            return
         try:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-            if loaded["mark"] == mark:
-                model.load_state_dict(loaded.pop("model"))
-                optimiser.load_state_dict(loaded.pop("optimiser"))
-                state = {**loaded, "micro": min(loaded["micro"], micro)}
+            loaded = torch.load(self.file, map_location="cpu", weights_only=True)
+            if loaded["mark"] != self.job.mark:
+                return
+            best = loaded["best"]
+            if best is not None:
+                best["weights"] = torch.load(self.ctx.work_dir / best["file"], map_location="cpu", weights_only=True)
+            self.model.load_state_dict(loaded.pop("model"))
+            self.optimiser.load_state_dict(loaded.pop("optimiser"))
+            self.scaler.load_state_dict(loaded.pop("scaler"))
+            shadow = loaded.pop("shadow")
+            self.shadow = None if shadow is None else [one.to(self.device) for one in shadow]
+            self.state = {**loaded, "micro": min(loaded["micro"], self.state["micro"])}
         except Exception as error:  # a checkpoint that cannot be read costs time, not the job
-            ctx.progress.step("fine-tune", 0, steps, "steps", f"checkpoint unusable, starting over: {error}")
-    began = time.monotonic() - float(state["seconds"])
+            self.ctx.progress.step("fine-tune", 0, self.steps, "steps", f"checkpoint unusable, starting over: {error}")
 
-    def save() -> None:
-        state["seconds"] = time.monotonic() - began
-        buffer = io.BytesIO()
-        torch.save({**state, "mark": mark, "model": model.state_dict(), "optimiser": optimiser.state_dict()}, buffer)
-        write_atomic(file, buffer.getvalue())
+    def _save(self) -> None:
+        """The best weights lie in a file of their own, written once; the checkpoint names it and is written after it."""
+        import torch
 
-    def remember(score: tuple[float, float]) -> None:
-        best = state["best"]
-        if best is None or score[1] < best["brier"]:
-            weights = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-            state["best"] = {"accuracy": score[0], "brier": score[1], "weights": weights, "step": state["step"]}
+        best = self.state["best"]
+        if best is not None and not (self.ctx.work_dir / best["file"]).is_file():
+            _write(self.ctx.work_dir / best["file"], best["weights"])
+        self.state["seconds"] = time.monotonic() - self.began
+        told = None if best is None else {key: value for key, value in best.items() if key != "weights"}
+        parts = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
+        _write(self.file, {**self.state, **parts, "best": told, "shadow": self.shadow, "mark": self.job.mark})
+        for old in self.ctx.work_dir.glob(f"finetune-{self.job.name}-best-*.pt"):
+            if best is None or old.name != best["file"]:
+                old.unlink(missing_ok=True)
+        if self.cuda:
+            torch.cuda.synchronize()
+        self.saved = time.monotonic()
 
-    if state["probe"] is None:
-        accuracy, score = judge()
-        state["probe"] = {"accuracy": accuracy, "brier": score}
+    # --- measuring ---------------------------------------------------------------------------------------------------
 
-    weights = torch.from_numpy(train.weights * count / train.weights.sum()).float()
-    labels = torch.from_numpy(train.labels).float()
-    while state["step"] < steps and not state["capped"]:
-        step = int(state["step"])
-        epoch, place = divmod(step, steps_an_epoch)
-        order = np.random.default_rng((seed, 2, epoch)).permutation(count)
-        batch = order[place * settings.batch : (place + 1) * settings.batch]
-        pixels = []
-        for index in batch:
-            rng = np.random.default_rng((seed, 3, epoch, int(index)))
-            view = augmented(picture(train.digests[index]), rng)
-            if rng.random() < 0.5:
-                view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            pixels.append(preprocess.pixels(view))
-        share = learning_rate(step, steps)
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * share
-        loss = 0.0
+    def _tensor(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, size, size, 3] bytes as the network's input, normalised on the device: a quarter of the bytes to move."""
+        import torch
+
+        x = pixels.to(self.device, non_blocking=True).float().div_(255).sub_(self.mean).div_(self.std)
+        return x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Any:
+        """The moving average in the place of the weights."""
+        import torch
+
+        if self.shadow is None:
+            yield
+            return
+        own = [p.detach().clone() for p in self.model.parameters()]
+        with torch.no_grad():
+            for p, one in zip(self.model.parameters(), self.shadow, strict=True):
+                p.copy_(one)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, one in zip(self.model.parameters(), own, strict=True):
+                    p.copy_(one)
+
+    def _judge(self) -> tuple[float, float]:
+        """Accuracy and Brier score on the validation images, in fp32; on a CPU onnxruntime is several times faster than eager PyTorch."""
+        import torch
+
+        self._checkpointing(False)
+        size = self.job.preprocess.size
+        parts = [self.chosen[start : start + 32] for start in range(0, len(self.chosen), 32)]
+        session = None if self.cuda else onnx_session(to_onnx(self.model, size, ("logit",)), self.ctx.threads)
+        logits = []
+        with torch.inference_mode():
+            for part in parts:
+                pixels = np.stack([self.job.preprocess.pixels(self.pictures(self.job.validate.digests[i])) for i in part])
+                if session is not None:
+                    (found,) = session.run(["logit"], {"input": self.job.preprocess.tensor(pixels)})
+                else:
+                    found = self.model(self._tensor(torch.from_numpy(pixels))).float().cpu().numpy()
+                logits.append(np.asarray(found, np.float64))
+        score = measure(sigmoid(np.concatenate(logits)), self.job.validate.labels[self.chosen])
+        return float(score["accuracy"]), float(score["brier"])
+
+    def _checkpointing(self, on: bool) -> None:
+        backbone: Any = self.model.net.model  # type: ignore[union-attr]
+        if self.set.gradient_checkpointing and hasattr(backbone, "set_grad_checkpointing"):
+            backbone.set_grad_checkpointing(on)
+
+    def _end_of_epoch(self) -> None:
+        """Judges the averaged weights, keeps them when they are the best, and counts epochs that are no better."""
+        with self._averaged():
+            accuracy, score = self._judge()
+            step, best = int(self.state["step"]), self.state["best"]
+            if not math.isfinite(score):
+                raise self._diverged("the validation score")
+            if best is None or score < best["brier"]:
+                weights = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
+                file = f"finetune-{self.job.name}-best-{step}.pt"
+                (self.ctx.work_dir / file).unlink(missing_ok=True)  # of another input
+                self.state["best"] = {"accuracy": accuracy, "brier": score, "weights": weights, "step": step, "file": file}
+                self.state["stale"] = 0
+            else:
+                self.state["stale"] += 1
+        self.state["epochs"].append({"epoch": step / self.per_epoch, "step": step, "accuracy": accuracy, "brier": score})
+        self.board.scalars(step, validate__accuracy=accuracy, validate__brier=score)
+        self.state["stopped"] = bool(self.set.patience and self.state["stale"] >= self.set.patience and step < self.steps)
+
+    # --- a step ------------------------------------------------------------------------------------------------------
+
+    def _step(self, index: Any, pixels: torch.Tensor) -> tuple[float, float]:
+        """One step of the optimiser over a batch, in as many parts as memory asks for: (loss, learning rate of the head)."""
+        import torch
+        from torch import nn
+
+        step = int(self.state["step"])
+        share = learning_rate(step, self.steps, self.set.warm_up, self.set.cycles)
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["full"] * share
+        index = torch.from_numpy(index)
+        labels, weights = self.labels[index.to(self.device)], self.weights[index.to(self.device)]
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         while True:
             try:
-                optimiser.zero_grad(set_to_none=True)
+                self.optimiser.zero_grad(set_to_none=True)
                 loss = 0.0
-                for start in range(0, len(batch), state["micro"]):
-                    part = batch[start : start + state["micro"]]
-                    logits = model(tensor(pixels[start : start + state["micro"]]))
-                    one = focal_loss(logits, labels[part].to(device), weights[part].to(device)) / len(batch)
-                    one.backward()
+                for start in range(0, len(pixels), self.state["micro"]):
+                    part = slice(start, start + self.state["micro"])
+                    with torch.autocast(self.device.type, half) if half is not None else contextlib.nullcontext():
+                        logits = self.forward(self._tensor(pixels[part]))
+                    one = focal_loss(logits.float(), labels[part], weights[part], self.set.gamma) / len(pixels)
+                    self.scaler.scale(one).backward()
                     loss += float(one.detach())
                 break
             except (RuntimeError, MemoryError) as error:
                 if not says_out_of_memory(error):
                     raise
-                if state["micro"] <= 1:
+                if self.state["micro"] <= 1:
                     raise OneImageTooBig(
-                        f"one image at a time does not fit into memory: {error}. Use a bigger machine or a smaller backbone."
+                        f"one image at a time does not fit into memory: {error}. Use a bigger machine, a smaller backbone or "
+                        "`fineTune.gradientCheckpointing`."
                     ) from error
-                state["micro"] = max(1, state["micro"] // 2)
+                self.state["micro"] = max(1, self.state["micro"] // 2)
+                self.state["halved"] += 1
+            if self.cuda:  # outside the handler: the exception holds the failed graph
+                torch.cuda.empty_cache()
         if not math.isfinite(loss):
-            raise NotFinite(
-                f"the loss of {name} is {loss} at step {step + 1} of {steps}: training diverged. "
-                "The last checkpoint and the probe were kept. Lower `fineTune.backboneLr` and `headLr`, or set `fineTune.mode` to never."
+            raise self._diverged("the loss")
+        self.scaler.unscale_(self.optimiser)
+        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.shadow is not None:
+            decay = ema_decay(step, self.set.ema)
+            with torch.no_grad():
+                torch._foreach_lerp_(self.shadow, [p.detach() for p in self.model.parameters()], 1 - decay)
+        return loss, self.set.head_lr * share
+
+    def _diverged(self, what: str) -> NotFinite:
+        return NotFinite(
+            f"{what} of {self.job.name} is not a finite number at step {self.state['step'] + 1} of {self.steps}: training diverged. "
+            "The last checkpoint and the probe were kept. Lower `fineTune.backboneLr` and `headLr`, or set `fineTune.mode` to never."
+        )
+
+    def _consider_compiling(self, seconds: float) -> None:
+        """Compiles after some steps when the run is long enough for it, and goes back when the compiled steps are no faster."""
+        import torch
+
+        wish = self.set.compile
+        if wish == "never" or (wish == "auto" and not self.cuda):
+            return
+        self.times.append(seconds)
+        seen, remaining = len(self.times), self.steps - int(self.state["step"])
+        if seen == COMPILE_AFTER and not self.compiled:
+            eager = float(np.median(self.times[-TIMED:]))
+            if wish == "always" or worth_trying(eager, remaining):
+                self.forward, self.compiled = torch.compile(self.model), True
+            else:
+                self.compile_note = "not compiled: the run is too short to earn it back"
+        elif seen == 2 * COMPILE_AFTER and self.compiled:
+            eager, now = (
+                float(np.median(self.times[COMPILE_AFTER - TIMED : COMPILE_AFTER])),
+                float(np.median(self.times[-TIMED:])),
             )
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimiser.step()
-        state["step"] = step + 1
-        state["capped"] = state["step"] < steps and time.monotonic() - began > settings.max_seconds
-        if state["step"] % steps_an_epoch == 0 or state["capped"]:
-            remember(judge())
+            self.compile_note = f"a step took {eager:.3f} s, compiled {now:.3f} s"
+            if wish == "auto" and not compiling_pays(eager, now, remaining):
+                self.forward, self.compiled = self.model, False
+                self.compile_note += ": not worth it"
+
+    # --- the run -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        state, job = self.state, self.job
+        if state["probe"] is None:
+            accuracy, score = self._judge()
+            state["probe"] = {"accuracy": accuracy, "brier": score}
+        views = Views(self.ctx.objects, job.train.digests, job.preprocess, Augment(job.augmentation, job.preprocess.size), job.seed)
+        workers = worker_count(job.loader["workers"], self.ctx.threads)
+        stream = batches(
+            views, job.plan, self.set.batch, self.set.epochs, int(state["step"]), workers, int(job.loader["prefetch"]), self.cuda
+        )
+        started, done = time.monotonic(), 0
+        self._checkpointing(True)
         try:
-            ctx.progress.step("fine-tune", state["step"], steps, "steps", name, loss)
+            while state["step"] < self.steps and not (state["capped"] or state["stopped"]):
+                index, pixels = next(stream)
+                before = time.monotonic()
+                loss, rate = self._step(index, pixels)
+                self._consider_compiling(time.monotonic() - before)
+                state["step"] += 1
+                done += len(index)
+                state["steps"].append({"step": state["step"], "loss": loss, "lr": rate})
+                state["capped"] = state["step"] < self.steps and time.monotonic() - self.began > self.set.max_seconds
+                ended = state["step"] % self.per_epoch == 0
+                if ended or state["capped"]:
+                    self._end_of_epoch()
+                    self._checkpointing(True)
+                speed = done / max(time.monotonic() - started, 1e-9)
+                self.board.scalars(state["step"], train__loss=loss, train__lr=rate, speed__images_per_second=speed)
+                if ended or time.monotonic() - self.saved >= self.set.checkpoint_seconds:
+                    self._save()
+                self.ctx.progress.step(
+                    "fine-tune",
+                    state["step"],
+                    self.steps,
+                    "steps",
+                    job.name,
+                    loss,
+                    epoch=round(state["step"] / self.per_epoch, 3),
+                    step=state["step"],
+                    learningRate=rate,
+                    imagesPerSecond=round(speed, 2),
+                    etaSeconds=round((self.steps - state["step"]) * self.set.batch / speed, 1),
+                    memoryMb=peak_memory_mb(self.cuda),
+                )
         except Interrupted:
-            save()
+            self._save()
             raise
-        if state["step"] % CHECKPOINT_STEPS == 0:
-            save()
-    save()
+        finally:
+            stream.close()  # type: ignore[attr-defined]
+            events = tuple(self.board.close())
+        self._save()
+        return self._outcome(workers, events)
 
-    best, before = state["best"], state["probe"]
-    told = f"validate accuracy {best['accuracy']:.3f}, Brier {best['brier']:.4f}; probe {before['accuracy']:.3f}, {before['brier']:.4f}"
-    if state["capped"]:
-        told += f"; stopped by the time cap after {state['step']} of {steps} steps"
-    better = (best["accuracy"], -best["brier"]) > (before["accuracy"], -before["brier"])
-    if not better:
-        return Outcome(None, None, f"fine-tune thrown away, no better than its probe: {told}")
-    model.load_state_dict(best["weights"])
-    from safetensors.torch import save as pack
+    def _outcome(self, workers: int, events: tuple[Path, ...]) -> Outcome:
+        state, job = self.state, self.job
+        best, before = state["best"], state["probe"]
+        told = f"validate accuracy {best['accuracy']:.3f}, Brier {best['brier']:.4f}; probe {before['accuracy']:.3f}, {before['brier']:.4f}"
+        if state["capped"]:
+            told += f"; stopped by the time cap after {state['step']} of {self.steps} steps"
+        if state["stopped"]:
+            told += f"; stopped early after {state['step']} of {self.steps} steps: {self.set.patience} epochs were no better"
+        facts = {
+            "device": self.device.type,
+            "precision": self.precision,
+            "compiled": self.compiled,
+            **({"compileNote": self.compile_note} if self.compile_note else {}),
+            "images": job.plan.length,
+            "steps": state["step"],
+            "bestStep": best["step"],
+            "batch": self.set.batch,
+            "microBatch": state["micro"],
+            "halvedByMemory": state["halved"],
+            "workers": workers,
+            "seconds": round(float(state["seconds"]), 1),
+            "peakMemoryMb": peak_memory_mb(self.cuda),
+        }
+        history = {"steps": copy.deepcopy(state["steps"]), "epochs": copy.deepcopy(state["epochs"])}
+        better = (best["accuracy"], -best["brier"]) > (before["accuracy"], -before["brier"])
+        if not better:
+            return Outcome(None, None, f"fine-tune thrown away, no better than its probe: {told}", facts, history, events)
+        from safetensors.torch import save as pack
 
-    kept = {key.removeprefix("net.model."): value for key, value in best["weights"].items() if key.startswith("net.model.")}
-    digest = ctx.objects.put(pack({key: value.contiguous() for key, value in sorted(kept.items())}))
-    head = Head(best["weights"]["head.weight"][0].double().numpy(), float(best["weights"]["head.bias"][0]))
-    return Outcome(BackboneRef(ref.backbone, f"object:{digest}", ref.resolution), head, f"fine-tuned: {told}")
+        kept = {key.removeprefix("net.model."): value for key, value in best["weights"].items() if key.startswith("net.model.")}
+        digest = self.ctx.objects.put(pack({key: value.contiguous() for key, value in sorted(kept.items())}))
+        head = Head(best["weights"]["head.weight"][0].double().numpy(), float(best["weights"]["head.bias"][0]))
+        ref = BackboneRef(job.ref.backbone, f"object:{digest}", job.ref.resolution)
+        return Outcome(ref, head, f"fine-tuned: {told}", facts, history, events)
 
 
-def focal_loss(logits: Any, labels: Any, weights: Any) -> Any:
-    """Sum over a batch of w (1 - p_t)^gamma (-log p_t), gamma = 2 (Lin et al. 2017)."""
+def _write(file: Path, value: Any) -> None:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_atomic(file, buffer.getvalue())
+
+
+def focal_loss(logits: Any, labels: Any, weights: Any, gamma: float = 2.0) -> Any:
+    """Sum over a batch of w (1 - p_t)^gamma (-log p_t) (Lin et al. 2017); gamma 0 is cross entropy."""
     import torch
 
     cross = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return (weights * (1 - torch.exp(-cross)) ** GAMMA * cross).sum()
+    return (weights * (1 - torch.exp(-cross)) ** gamma * cross).sum()

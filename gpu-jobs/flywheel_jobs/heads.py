@@ -213,16 +213,18 @@ class Judged:
 def out_of_fold(
     rows: Rows,
     fold: NDArray[np.int64],
-    strength: float,
+    strength: float | Callable[[Rows, Head | None], Head],
     judges: NDArray[np.bool_] | None = None,
     learns: NDArray[np.bool_] | None = None,
     starts: dict[int, Head] | None = None,
 ) -> Judged:
     """Logits of the rows that judge (default all) from heads fitted to the rows that learn (default all) of other folds.
 
-    Folds hold whole groups, so that no head saw anything of the group it is judged on. `starts`, by fold, is used and
-    updated: a warm start, which does not change the result.
+    Folds hold whole groups, so that no head saw anything of the group it is judged on. `strength` is the regularisation of the
+    logistic head, or another way to fit one. `starts`, by fold, is used and updated: a warm start, which does not change the
+    result.
     """
+    fit = strength if callable(strength) else lambda some, start: fit_rows(some, strength, start)
     judges = np.ones(len(rows.labels), bool) if judges is None else judges
     learns = np.ones(len(rows.labels), bool) if learns is None else learns
     out = np.zeros(rows.features.shape[:2])
@@ -231,7 +233,7 @@ def out_of_fold(
         learn = rows.take((fold != k) & learns)
         if not learn.both_classes():
             continue  # the fold holds a whole class: its rows stay undecided
-        head = fit_rows(learn, strength, None if starts is None else starts.get(int(k)))
+        head = fit(learn, None if starts is None else starts.get(int(k)))
         if starts is not None:
             starts[int(k)] = head
         out[inside] = head.logits(rows.features[inside])

@@ -69,6 +69,12 @@ class FileObjects:
             raise BadInput(f"not a SHA-256 digest in lower-case hex: {digest!r}. Correct the reference in the job's input.")
         return self.root / digest[:2] / digest
 
+    @property
+    def derived(self) -> Path:
+        """A part of the store for what can be computed again (features): shared by all machines, named by its readers, no object,
+        in no backup, and deletable at any time."""
+        return self.root / "derived"
+
     def has(self, digest: str) -> bool:
         """Whether the object is there (its bytes are checked on reading, not here)."""
         return self.path(digest).is_file()

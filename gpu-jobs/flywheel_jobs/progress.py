@@ -53,8 +53,13 @@ class Progress:
                 "SIGTERM arrived; finished parts and the last checkpoint were kept. Start the same spec in the same folder to go on."
             )
 
-    def step(self, phase: str, done: float, total: float, unit: str, message: str | None = None, loss: float | None = None) -> None:
-        """Reports that `done` of `total` `unit`s of the phase are finished, then raises Interrupted if SIGTERM arrived."""
+    def step(
+        self, phase: str, done: float, total: float, unit: str, message: str | None = None, loss: float | None = None, **more: float
+    ) -> None:
+        """Reports that `done` of `total` `unit`s of the phase are finished, then raises Interrupted if SIGTERM arrived.
+
+        `more`: the other numbers of JobProgress (`src/domain/contracts/jobs.ts`), by their names there.
+        """
         now = time.monotonic()
         if phase != self._last_phase or done >= total or self.stopping or now - self._last_time >= self._every:
             self._last_time, self._last_phase = now, phase
@@ -63,6 +68,7 @@ class Progress:
                 line["message"] = message
             if loss is not None:
                 line["loss"] = loss
+            line |= more
             self._write(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n")
         self.check()
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from .backbones import cuda_visible, onnx_session
+from .backbones import onnx_session
 from .errors import Infrastructure
+from .machine import cuda_visible
 from .objects import sha256
 from .quantise import Graph
 

@@ -5,7 +5,7 @@ Tensors are objects of their own (safetensors); this file holds names, numbers a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Trained:
     snapshot: str
     parent: str | None
     seed: int
+    choices: dict[str, Any] = field(default_factory=dict)
+    """what training settled, so that a small retrain need not settle it again: `heads` (recipe and scale by member), `dropped` providers"""
 
     def save(self, objects: FileObjects) -> str:
         """Stores heads and the JSON that names them; returns its digest."""
@@ -77,6 +79,7 @@ class Trained:
                 "snapshot": self.snapshot,
                 "parent": self.parent,
                 "seed": self.seed,
+                "choices": self.choices,
             }
         )
 
@@ -104,4 +107,5 @@ class Trained:
                     weights_digest=value["weightsDigest"],
                 )
             )
-        return cls(tuple(members), raw["calibration"], raw["metrics"], raw["snapshot"], raw["parent"], int(raw["seed"]))
+        settled = raw.get("choices", {})
+        return cls(tuple(members), raw["calibration"], raw["metrics"], raw["snapshot"], raw["parent"], int(raw["seed"]), settled)

@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .heads import Rows, fit_rows, vote
+from .heads import Head, Rows, fit_rows, vote
 from .metrics import Array, sigmoid
 from .objects import FileObjects
 from .spec import ImageRow
+
+Fit = Callable[[Rows, Head | None], Head]
+"""another way to fit a head than the logistic one"""
 
 
 def places_of(rows: Sequence[ImageRow]) -> NDArray[np.str_]:
@@ -31,26 +34,29 @@ def leave_places_out(
     learns: NDArray[np.bool_],
     judges: NDArray[np.bool_],
     tables: Sequence[Rows],
-    strengths: Sequence[tuple[float, float]],
+    strengths: Sequence[tuple[float | Fit, float]],
     progress: Callable[[int, int], None],
 ) -> tuple[list[dict[str, Any]], int]:
     """Predictions on the photographs that judge, each by the equal vote of heads that learned without its place.
 
-    `tables` are the rows' features for each member, view 0 the photograph itself; `strengths` each member's regularisation
-    and the factor of its logits, as chosen for the training itself. Places whose absence leaves one class only are not
+    `tables` are the rows' features for each member, view 0 the photograph itself; `strengths` each member's regularisation (or its
+    own way to fit) and the factor of its logits, as chosen for the training itself. Places whose absence leaves one class only are not
     judged. Returns lines {digest, label, prediction, group, source, place}, and how many places were left out.
     """
     places = places_of(rows)
     judged = sorted(set(places[judges]))
-    whole = [fit_rows(table.take(learns), strength) for table, (strength, _) in zip(tables, strengths, strict=True)]
+    # the whole training's head only shortens the search where the objective is convex; elsewhere it would tell of the place
+    whole = [
+        None if callable(strength) else fit_rows(table.take(learns), strength)
+        for table, (strength, _) in zip(tables, strengths, strict=True)
+    ]
     lines: list[dict[str, Any]] = []
     count = 0
     for number, place in enumerate(judged):
         inside, learn = judges & (places == place), learns & (places != place)
         if tables[0].take(learn).both_classes():
-            # the whole training's head only shortens the search: the objective is convex
             probabilities: list[Array] = [
-                sigmoid(scale * fit_rows(table.take(learn), strength, start).logits(table.features[inside, 0]))
+                sigmoid(scale * _fit(table.take(learn), strength, start).logits(table.features[inside, 0]))
                 for table, (strength, scale), start in zip(tables, strengths, whole, strict=True)
             ]
             predictions = vote(probabilities, [1 / len(tables)] * len(tables))
@@ -69,6 +75,10 @@ def leave_places_out(
             count += 1
         progress(number + 1, len(judged))
     return sorted(lines, key=lambda line: str(line["digest"])), count
+
+
+def _fit(rows: Rows, strength: float | Fit, start: Head | None) -> Head:
+    return strength(rows, None) if callable(strength) else fit_rows(rows, strength, start)
 
 
 def store(objects: FileObjects, lines: list[dict[str, Any]], count: int) -> dict[str, Any] | None:

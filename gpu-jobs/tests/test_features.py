@@ -8,7 +8,7 @@ from PIL import Image
 
 from flywheel_jobs import backbones
 from flywheel_jobs.backbones import Backbone, BackboneRef, Preprocess, create, feature_net, fit_state, package_checkpoint
-from flywheel_jobs.errors import BadInput, Infrastructure
+from flywheel_jobs.errors import BadInput, Infrastructure, WeightsOutOfReach
 from flywheel_jobs.features import Extractor, challenge_view, decode
 
 TINY = BackboneRef.of(MEMBERS[0])
@@ -41,12 +41,21 @@ def test_the_cached_graph_gives_the_features_of_pytorch(ctx):
     assert final.std() > 1e-3
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
-def test_other_families_give_both_kinds_in_one_pass(ctx, name):
-    model = create(BackboneRef(name, "none", 160), ctx.objects)
+FAMILIES = [
+    ("test_vit", 160),
+    ("test_convnext", 160),
+    ("vit_small_patch14_reg4_dinov2", 56),
+    ("convnextv2_atto", 64),
+    ("eva02_tiny_patch14_224", 56),
+]
+
+
+@pytest.mark.parametrize(("name", "size"), FAMILIES)
+def test_other_families_give_both_kinds_in_one_pass(ctx, name, size):
+    model = create(BackboneRef(name, "none", size), ctx.objects)
     with torch.inference_mode():
-        final, mid = feature_net(model, ("final", "mid"))(torch.rand(2, 3, 160, 160))
-        (alone,) = feature_net(model, ("mid",))(torch.zeros(2, 3, 160, 160))
+        final, mid = feature_net(model, ("final", "mid"))(torch.rand(2, 3, size, size))
+        (alone,) = feature_net(model, ("mid",))(torch.zeros(2, 3, size, size))
     assert final.ndim == mid.ndim == 2
     assert alone.shape == mid.shape
 
@@ -73,6 +82,40 @@ def test_weights_that_cannot_be_had_are_bad_input(ctx, ref, message):
         Backbone(ref, ctx)
 
 
+@pytest.mark.parametrize("name", ["test_vit", "eva02_tiny_patch14_224"])
+def test_a_checkpoint_of_another_resolution_brings_its_positions(ctx, tmp_path, name):
+    patch = 16 if name == "test_vit" else 14
+    torch.save(create(BackboneRef(name, "none", 8 * patch), ctx.objects).state_dict(), tmp_path / "own.pth")
+    small, big = (create(BackboneRef(name, str(tmp_path / "own.pth"), side * patch), ctx.objects) for side in (8, 12))
+    assert big.pos_embed.shape[1] > small.pos_embed.shape[1]
+    # resampled, not made up: the mean of the grid stays
+    assert (big.pos_embed[:, -144:].mean(1) - small.pos_embed[:, -64:].mean(1)).abs().max() < 0.05
+    with torch.inference_mode():
+        assert big(torch.rand(1, 3, 12 * patch, 12 * patch)).isfinite().all()
+
+
+def test_a_resolution_that_is_no_multiple_of_the_patch_names_the_nearest(ctx):
+    with pytest.raises(BadInput, match="take 210 or 224"):
+        create(BackboneRef("vit_small_patch14_reg4_dinov2", "none", 220), ctx.objects)
+    with pytest.raises(BadInput, match="take 144 or 160"):
+        create(BackboneRef("test_vit", "none", 150), ctx.objects)
+
+
+def test_a_pinned_revision_is_what_is_asked_of_the_hub(ctx, monkeypatch):
+    import timm
+
+    asked = []
+
+    def made(name, **more):
+        asked.append((name, more.get("pretrained_cfg_overlay")))
+        raise OSError("no network here")
+
+    monkeypatch.setattr(timm, "create_model", made)
+    with pytest.raises(WeightsOutOfReach):
+        create(BackboneRef("convnextv2_tiny.fcmae_ft_in22k_in1k", "hub@0123abc", 224), ctx.objects)
+    assert asked[0][1] == {"hf_hub_id": "timm/convnextv2_tiny.fcmae_ft_in22k_in1k@0123abc"}
+
+
 def test_a_hub_out_of_reach_names_three_ways_on(ctx, monkeypatch):
     import timm
 
@@ -80,7 +123,7 @@ def test_a_hub_out_of_reach_names_three_ways_on(ctx, monkeypatch):
         raise OSError("connection refused")
 
     monkeypatch.setattr(timm, "create_model", refused)
-    with pytest.raises(Infrastructure, match=r"HF_ENDPOINT.*HF_HOME.*path"):
+    with pytest.raises(Infrastructure, match=r"HF_ENDPOINT.*HF_HOME.*hub@REVISION.*path.*package"):
         Backbone(BackboneRef("test_efficientnet", "hub", 64), ctx)
 
 
@@ -123,6 +166,24 @@ def test_a_second_job_computes_nothing_again(ctx, tmp_path, monkeypatch):
     again = Extractor(make_context(tmp_path, work="other"), TINY).features(digests[::-1], views=1)
     assert np.array_equal(first.final[::-1], again.final)
     assert np.array_equal(first.mid[::-1], again.mid)
+
+
+def test_another_machine_finds_the_features_in_the_object_store(ctx, tmp_path, monkeypatch):
+    digests = [one["digest"] for one in world(ctx.objects, "train", 4, 1, 1)]
+    first = Extractor(ctx, TINY).features(digests, views=1)
+    elsewhere = Extractor(make_context(tmp_path, cache="rented", work="rented"), TINY)
+    monkeypatch.setattr(backbones.Backbone, "compute", lambda *_: pytest.fail("computed a shared feature"))
+    assert np.array_equal(elsewhere.features(digests, views=1).final, first.final)
+    assert list((tmp_path / "rented" / "features").rglob("*.npz"))  # and keeps its own copy
+
+
+def test_a_damaged_shard_in_the_object_store_is_never_used(ctx, tmp_path):
+    digests = [one["digest"] for one in world(ctx.objects, "train", 3, 1, 1)]
+    first = Extractor(ctx, TINY).features(digests)
+    for shard in ctx.objects.derived.rglob("*.npz"):
+        shard.write_bytes(shard.read_bytes()[:-7] + b"garbage")
+    again = Extractor(make_context(tmp_path, cache="rented", work="rented"), TINY).features(digests)
+    assert np.abs(first.final - again.final).max() < 1e-6
 
 
 def test_a_damaged_shard_is_computed_again(ctx, tmp_path):

@@ -14,8 +14,8 @@ from safetensors.numpy import load
 from flywheel_jobs import export, train
 from flywheel_jobs.errors import BadInput, Interrupted
 from flywheel_jobs.features import decode
-from flywheel_jobs.finetune import learning_rate
 from flywheel_jobs.metrics import sigmoid
+from flywheel_jobs.schedules import learning_rate
 from flywheel_jobs.spec import validate, with_defaults
 from flywheel_jobs.trained import Trained
 
@@ -46,7 +46,9 @@ def test_the_probe_learns_and_says_how_its_members_did(ctx):
 def test_the_same_spec_gives_the_same_weights_from_an_empty_cache(ctx, tmp_path):
     rows = snapshot_rows(ctx.objects)
     _, first = run(ctx, rows)
-    _, second = run(make_context(tmp_path, cache="cache2", work="work2"), rows)
+    other = make_context(tmp_path, cache="cache2", work="work2", objects="objects2")  # the store shares features too
+    assert snapshot_rows(other.objects) == rows
+    _, second = run(other, rows)
     assert difference(first, second) < 1e-6
 
 

@@ -50,6 +50,9 @@ export interface RestoreReport {
 /** Folders of a home that are backed up. */
 const FOLDERS = ['keys', 'journal', 'objects', 'bundles', 'published'];
 const CATALOG = 'catalog.db';
+/** What jobs can compute again (features): no state. */
+const DERIVED = 'objects/derived/';
+
 /** Files of a home that are not: the catalog is copied by itself, its lock is of the moment, older backups are no state. */
 const SKIPPED_FILES = /^(catalog\.(db|db-wal|db-shm|db-journal|lock)|.*\.(lock|log|pid|sock|tmp|tgz|tar\.gz))$/;
 /** What may lie in a home that is still as good as empty. */
@@ -234,6 +237,7 @@ function isContentAddressed(name: string): boolean {
 async function collect(root: string, folder: string, stage: (relative: string) => string): Promise<void> {
   for (const below of await filesBelow(path.join(root, folder))) {
     const relative = path.posix.join(folder, below);
+    if (relative.startsWith(DERIVED)) continue;
     const from = path.join(root, relative);
     await ensureDir(path.dirname(stage(relative)), 0o700);
     const immutable = isContentAddressed(relative);

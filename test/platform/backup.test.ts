@@ -42,6 +42,9 @@ async function world(): Promise<World> {
   }
   const objects = new FileObjectStore(path.join(home, 'objects'));
   await objects.put(Buffer.from('cone'));
+  // what jobs can compute again is no state: it is in no backup
+  await mkdir(path.join(home, 'objects/derived/features'), { recursive: true });
+  await writeFile(path.join(home, 'objects/derived/features/a.npz'), 'features');
   const catalog = await openCatalog(path.join(home, 'catalog.db'));
   atEnd(() => catalog.close());
   await catalog.addImages([image('a')], 1);

@@ -1,0 +1,154 @@
+"""Pictures of a training run: learning curves, confusion matrix, reliability diagram, and a sheet of the worst errors, as PNG.
+
+Drawn on the `validate` images alone, as the ensemble would answer. Equal runs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .metrics import Array, Labels
+from .spec import ImageRow
+
+BINS = 10
+WORST = 12
+TILE = (320, 240)
+BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
+
+
+def reliability(p: Array, y: Labels, bins: int = BINS) -> list[dict[str, float]]:
+    """For each bin of equal width that holds something: mean probability, share with roadwork, images."""
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    return [
+        {"mean": float(p[place == k].mean()), "share": float(y[place == k].mean()), "n": int((place == k).sum())}
+        for k in range(bins)
+        if (place == k).any()
+    ]
+
+
+def calibration_error(p: Array, y: Labels, bins: int = BINS) -> float:
+    """Expected calibration error: mean distance of share and probability over the bins, weighted by images."""
+    return float(sum(one["n"] * abs(one["share"] - one["mean"]) for one in reliability(p, y, bins)) / len(p))
+
+
+def confusion(p: Array, y: Labels) -> list[list[int]]:
+    """[[true negatives, false positives], [false negatives, true positives]] at 0.5."""
+    said = p > 0.5
+    return [[int(((y == label) & (said == bool(answer))).sum()) for answer in (0, 1)] for label in (0, 1)]
+
+
+def worst(p: Array, y: Labels, count: int = WORST) -> list[int]:
+    """Indices of the largest errors |p - y|, the worst first; ties by place."""
+    error = np.abs(p - y)
+    return [int(i) for i in np.argsort(-error, kind="stable")[:count]]
+
+
+def _figure(cache_dir: Path, width: float, height: float) -> Any:
+    # matplotlib looks for its fonts once a machine: it may keep the list
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_dir / "matplotlib"))
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def draw_confusion(cache_dir: Path, p: Array, y: Labels) -> bytes:
+    """Counts and shares within each true class."""
+    table = np.array(confusion(p, y))
+    figure = _figure(cache_dir, 4.2, 3.8)
+    axes = figure.add_subplot()
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in (0, 1):
+        for column in (0, 1):
+            text = f"{table[row, column]}\n{share[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
+    axes.set_xticks([0, 1], ["no roadwork", "roadwork"])
+    axes.set_yticks([0, 1], ["no roadwork", "roadwork"])
+    axes.set_xlabel("answered")
+    axes.set_ylabel("true")
+    axes.set_title(f"validate, {len(p)} images")
+    return _png(figure)
+
+
+def draw_reliability(cache_dir: Path, p: Array, y: Labels) -> bytes:
+    """Share with roadwork against probability, and how many images each point stands for."""
+    figure = _figure(cache_dir, 4.4, 4.8)
+    axes, below = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)
+    points = reliability(p, y)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+    axes.plot([one["mean"] for one in points], [one["share"] for one in points], marker="o", color=BLUE)
+    axes.set_ylabel("share with roadwork")
+    axes.set_title(f"calibration error {calibration_error(p, y):.3f}, Brier {float(np.mean((p - y) ** 2)):.4f}")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(-0.02, 1.02)
+    below.hist(p, bins=BINS, range=(0, 1), color=BLUE)
+    below.set_xlabel("probability of roadwork")
+    below.set_ylabel("images")
+    return _png(figure)
+
+
+def draw_curves(cache_dir: Path, history: dict[str, Any]) -> bytes:
+    """What each member went through: the fine-tune's loss and validation score, or the settings its head was chosen from."""
+    members = list(history["members"].items())
+    figure = _figure(cache_dir, 9, max(2.8, 2.8 * len(members)))
+    for number, (name, told) in enumerate(members):
+        left, right = figure.add_subplot(len(members), 2, 2 * number + 1), figure.add_subplot(len(members), 2, 2 * number + 2)
+        tune = told.get("fineTune")
+        if tune and tune["steps"]:
+            left.plot([one["step"] for one in tune["steps"]], [one["loss"] for one in tune["steps"]], color=BLUE, linewidth=1)
+            left.set_xlabel("step")
+            left.set_ylabel("loss")
+            rate = left.twinx()
+            rate.plot([one["step"] for one in tune["steps"]], [one["lr"] for one in tune["steps"]], color=GREY, linewidth=0.8)
+            rate.set_ylabel("learning rate")
+            right.plot([one["epoch"] for one in tune["epochs"]], [one["brier"] for one in tune["epochs"]], marker="o", color=ORANGE)
+            right.set_xlabel("epoch")
+        else:
+            curve = told.get("curve") or []
+            left.plot([one["images"] for one in curve], [one["brier"] for one in curve], marker="o", color=BLUE)
+            left.set_xlabel("images learned from (whole groups)")
+            left.set_ylabel("Brier on validate")
+            sweep = told["sweep"]
+            right.bar(range(len(sweep)), [one["brier"] for one in sweep], color=ORANGE)
+            right.set_xticks(range(len(sweep)), [_short(one) for one in sweep], rotation=30, ha="right", fontsize=7)
+        right.set_ylabel("Brier")
+        left.set_title(f"{name}: {told['stage']}", fontsize=10)
+    return _png(figure)
+
+
+def _short(one: dict[str, Any]) -> str:
+    return f"L2 {one['strength']:g}" if one["method"] == "logistic" else f"{one['learning_rate']:g}, {one['batch']}"
+
+
+def draw_worst(p: Array, rows: Sequence[ImageRow], picture: Callable[[str], Image.Image]) -> bytes:
+    """The largest errors as tiles, each with its probability, truth, source and group."""
+    y = np.array([row.label for row in rows], np.int64)
+    chosen = worst(p, y)
+    columns = 4
+    lines = -(-len(chosen) // columns)
+    sheet = Image.new("RGB", (columns * TILE[0], max(lines, 1) * (TILE[1] + 36)), (250, 250, 250))
+    draw = ImageDraw.Draw(sheet)
+    for number, index in enumerate(chosen):
+        left, top = number % columns * TILE[0], number // columns * (TILE[1] + 36)
+        tile = picture(rows[index].digest).copy()
+        tile.thumbnail((TILE[0] - 8, TILE[1] - 4))
+        sheet.paste(tile, (left + 4, top + 4))
+        said = f"p {p[index]:.2f}, {'roadwork' if y[index] else 'no roadwork'}"
+        draw.text((left + 4, top + TILE[1] + 2), said, fill=(180, 30, 30) if (p[index] > 0.5) != bool(y[index]) else (40, 40, 40))
+        draw.text((left + 4, top + TILE[1] + 16), f"{rows[index].source[-24:]} / {rows[index].group[-24:]}", fill=(90, 90, 90))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "PNG")
+    return buffer.getvalue()

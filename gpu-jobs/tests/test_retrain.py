@@ -1,0 +1,200 @@
+"""Whole train jobs: what they tell, how a fine-tune ends, and retrains from a parent."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import MEMBERS, make_context, snapshot_rows, train_input, world
+from PIL import Image
+
+from flywheel_jobs import finetune, shards, train
+from flywheel_jobs.errors import NotFinite, OneImageTooBig
+from flywheel_jobs.spec import validate
+from flywheel_jobs.trained import Trained
+
+TUNE = {"mode": "always", "gate": 0.5, "epochs": 2, "batch": 8, "backboneLr": 1e-4, "headLr": 1e-3, "maxSeconds": 600}
+ONE = MEMBERS[:1]
+
+
+def run(ctx, rows, **more):
+    more.setdefault("report", False)
+    output = train.run(ctx, train_input(ctx.objects.put_jsonl(rows), **more))
+    validate("train.output", output, "output")
+    return output, Trained.load(ctx.objects, output["trained"])
+
+
+def apart(a, b):
+    return max(float(np.abs(x.head.weight - y.head.weight).max()) for x, y in zip(a.members, b.members, strict=True))
+
+
+def test_a_probe_job_leaves_pictures_curves_and_what_gives_it_again(ctx):
+    rows = snapshot_rows(ctx.objects)
+    output, _ = run(ctx, rows, report=True)
+    for name in ("learningCurves", "confusion", "reliability", "worst"):
+        with Image.open(ctx.objects.path(output["report"][name])) as image:
+            assert image.format == "PNG"
+            assert image.size[0] > 300
+    history = ctx.objects.get_json(output["report"]["history"])
+    assert [one["images"] for one in history["members"]["tiny-final"]["curve"]][-1] == 30
+    assert sum(map(sum, history["validate"]["confusion"])) == 12
+    assert history["validate"]["worst"][0]["digest"] in {one["digest"] for one in rows}
+    reproduce = output["reproduce"]
+    assert ctx.objects.get_json(reproduce["config"])["seed"] == reproduce["seed"] == 7
+    assert reproduce["environment"]["numpy"] == np.__version__
+    assert output["members"][0]["head"]["method"] == "logistic"
+    assert [one["kind"] for one in output["ensemble"]["compared"]] == ["equal", "searched"]
+    assert output["ensemble"]["pairs"][0]["b"] == "tiny-mid"
+
+
+def test_the_recipes_own_weights_stand_unless_others_win_beyond_doubt(ctx):
+    members = [{**one, "recipeWeight": weight} for one, weight in zip(MEMBERS, (0.6, 0.4), strict=True)]
+    output, _ = run(ctx, snapshot_rows(ctx.objects), members=members)
+    assert [one["kind"] for one in output["ensemble"]["compared"]] == ["equal", "recipe", "searched"]
+    expected = [0.6, 0.4] if output["ensemble"]["chosen"] == "recipe" else output["ensemble"]["compared"][2]["weights"]
+    assert [one["weight"] for one in output["members"]] == pytest.approx(expected)
+
+
+def test_a_job_reads_its_images_from_shards(ctx):
+    rows = snapshot_rows(ctx.objects)
+    packed = shards.run(ctx, {"manifest": ctx.objects.put_jsonl(rows), "maxShardBytes": 40_000})
+    for one in rows:
+        ctx.objects.path(one["digest"]).unlink()
+    output, _ = run(ctx, rows, shards=packed["index"], members=ONE)
+    assert output["counts"]["real"] == 30
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A fine-tuned parent, kept by force: (root, rows, output, trained)."""
+    root = tmp_path_factory.mktemp("parent")
+    ctx = make_context(root)
+    rows = snapshot_rows(ctx.objects)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune._Run, "_judge", _better_each_time())
+        output, trained = run(ctx, rows, fineTune=TUNE, members=ONE, report=True, sampling={"kind": "group-balanced"})
+    assert output["members"][0]["stage"] == "fine-tune"
+    return root, rows, output, trained
+
+
+def _better_each_time():
+    calls = []
+
+    def judge(_self):
+        calls.append(1)
+        return 0.5 + len(calls) / 100, 0.3 - len(calls) / 100
+
+    return judge
+
+
+def test_a_fine_tune_tells_how_it_ran_and_leaves_tensorboard_events(tuned):
+    root, _, output, _ = tuned
+    ctx = make_context(root, work="look")
+    facts = output["members"][0]["fineTune"]
+    assert (facts["steps"], facts["precision"], facts["device"], facts["compiled"]) == (8, "fp32", "cpu", False)
+    (told,) = output["report"]["tensorboard"]
+    events = ctx.objects.get(told["events"])
+    assert b"train/loss" in events
+    assert b"validate/brier" in events
+    lines = [json.loads(line) for line in (root / "work" / "progress.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["phase"] == "fine-tune"][-1]
+    validate("job-progress", last, "line")
+    assert {"epoch", "step", "loss", "learningRate", "imagesPerSecond", "etaSeconds", "memoryMb"} <= last.keys()
+    assert last["epoch"] == 2
+
+
+def test_two_fine_tunes_on_a_cpu_give_the_same_weights(tuned, monkeypatch):
+    root, rows, _, first = tuned
+    monkeypatch.setattr(finetune._Run, "_judge", _better_each_time())
+    _, second = run(make_context(root, work="second"), rows, fineTune=TUNE, members=ONE, sampling={"kind": "group-balanced"})
+    assert first.members[0].ref.weights == second.members[0].ref.weights  # digests of the tensors
+    assert apart(first, second) == 0
+
+
+def test_a_retrain_goes_on_from_the_parent_with_new_images_and_a_replay(tuned, monkeypatch):
+    root, rows, output, parent = tuned
+    ctx = make_context(root, work="retrain")
+    new = world(ctx.objects, "train", 2, 3, 50)
+    monkeypatch.setattr(finetune._Run, "_judge", _better_each_time())
+    again = {"replay": 1, "epochs": 1, "keepChoicesBelow": 0.5}
+    more, child = run(ctx, [*rows, *new], fineTune=TUNE, members=ONE, initFrom=output["trained"], incremental=again)
+    note, facts = more["members"][0]["note"], more["members"][0]["fineTune"]
+    assert "6 new images with 6 old ones an epoch" in note
+    assert (facts["images"], facts["steps"]) == (12, 2)  # not the whole 36 again
+    assert more["retention"]["n"] == 12
+    assert more["retention"]["newImages"] == 6
+    assert more["retention"]["choicesKept"]
+    assert more["retention"]["before"] == pytest.approx(output["validate"])
+    assert more["ablation"] == []
+    assert child.members[0].ref.weights != parent.members[0].ref.weights
+    kept, before = (one.choices["heads"]["tiny-final"]["recipe"] for one in (child, parent))
+    assert kept == before
+
+
+def test_a_retrain_with_many_new_images_chooses_anew(tuned):
+    root, rows, output, _ = tuned
+    ctx = make_context(root, work="anew")
+    never = {**TUNE, "mode": "never"}
+    new = world(ctx.objects, "train", 2, 3, 50)
+    again = {"keepChoicesBelow": 0.1}
+    more, _ = run(ctx, [*rows, *new], fineTune=never, members=ONE, initFrom=output["trained"], incremental=again)
+    assert not more["retention"]["choicesKept"]
+
+
+def test_a_retrain_without_anything_new_keeps_the_parents_backbone(tuned):
+    root, rows, output, parent = tuned
+    more, child = run(make_context(root, work="same"), rows, fineTune=TUNE, members=ONE, initFrom=output["trained"])
+    assert "nothing new" in more["members"][0]["note"]
+    assert child.members[0].ref == parent.members[0].ref
+
+
+def test_epochs_that_are_no_better_end_the_fine_tune(ctx):
+    idle = {**TUNE, "backboneLr": 1e-12, "headLr": 1e-12, "epochs": 6, "patience": 1}
+    output, _ = run(ctx, snapshot_rows(ctx.objects), fineTune=idle, members=ONE)
+    assert "stopped early after" in output["members"][0]["note"]
+    assert output["members"][0]["fineTune"]["steps"] < 24
+
+
+def test_gradient_checkpointing_accumulation_and_bf16_train_too(ctx):
+    frugal = {**TUNE, "epochs": 1, "gradientCheckpointing": True, "microBatch": 3, "precision": "bf16"}
+    output, _ = run(ctx, snapshot_rows(ctx.objects), fineTune=frugal, members=ONE)
+    facts = output["members"][0]["fineTune"]
+    assert (facts["microBatch"], facts["precision"], facts["steps"]) == (3, "bf16", 4)
+
+
+def out_of_memory_above(monkeypatch, limit):
+    real = finetune._Run._tensor
+
+    def scarce(self, pixels):
+        if len(pixels) > limit and torch.is_grad_enabled():
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(self, pixels)
+
+    monkeypatch.setattr(finetune._Run, "_tensor", scarce)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_result_stays(ctx, tmp_path, monkeypatch):
+    rows = snapshot_rows(ctx.objects)
+    one_epoch = {**TUNE, "epochs": 1}
+    whole, _ = run(ctx, rows, fineTune=one_epoch, members=ONE, report=True)
+    out_of_memory_above(monkeypatch, 2)
+    halved, _ = run(make_context(tmp_path, work="halved"), rows, fineTune=one_epoch, members=ONE, report=True)
+    facts = halved["members"][0]["fineTune"]
+    assert (facts["microBatch"], facts["halvedByMemory"]) == (2, 2)
+    losses = [
+        [one["loss"] for one in ctx.objects.get_json(output["report"]["history"])["members"]["tiny-final"]["fineTune"]["steps"]]
+        for output in (whole, halved)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_one_image_that_does_not_fit_is_out_of_memory(ctx, monkeypatch):
+    out_of_memory_above(monkeypatch, 0)
+    with pytest.raises(OneImageTooBig, match="one image at a time"):
+        run(ctx, snapshot_rows(ctx.objects), fineTune=TUNE, members=ONE)
+
+
+def test_a_loss_that_is_no_number_ends_the_job_and_says_what_to_lower(ctx, monkeypatch):
+    monkeypatch.setattr(finetune, "focal_loss", lambda logits, *_: (logits * float("nan")).sum())
+    with pytest.raises(NotFinite, match="backboneLr"):
+        run(ctx, snapshot_rows(ctx.objects), fineTune=TUNE, members=ONE)
