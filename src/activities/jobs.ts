@@ -188,7 +188,7 @@ export function jobActivities(deps: ActivityDeps) {
       first: boolean;
       seed: number;
     }): Promise<JobOrder<'export'>> {
-      const plan = (await catalog.turns(100)).find((turn) => turn.id === input.turn)?.summary['plan'] as TurnPlan | undefined;
+      const plan = (await catalog.turn(input.turn))?.summary['plan'] as TurnPlan | undefined;
       const config = plan ? await configOf(deps, plan.config) : deps.config;
       const name = `${input.turn}${input.first ? '-first' : ''}`.toLowerCase().replace(/[^a-z0-9.-]+/g, '-');
       return {

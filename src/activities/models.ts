@@ -265,6 +265,12 @@ export function modelActivities(deps: ActivityDeps) {
         models: [input.candidate, ...(against === null ? [] : [against])],
         ...(trainedOn ? { trainedOn } : {}),
       });
+      // Synthetic challenges of the gate were made after the candidate was trained: the evidence of its gate `freshSynthetic`.
+      const fresh = rows.filter((r) => r.generator !== null && r.truth !== 'none');
+      if (model && !input.shadow && fresh.length > 0) {
+        const { accuracy, n } = metricsOf(fresh.map((r) => ({ label: r.label, prediction: r.candidate })));
+        await catalog.setModelStatus(model.id, model.status, { freshSynthetic: { accuracy, n } });
+      }
       if (model)
         await catalog.setModelStatus(model.id, model.status, {
           [key]: { ...verdict, trial: trial?.id ?? null, champion: against, sets: now },

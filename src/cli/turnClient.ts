@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { WorkflowFailedError, WorkflowIdConflictPolicy, type Client, type WorkflowHandle } from '@temporalio/client';
 import { defaultPayloadConverter, TemporalFailure } from '@temporalio/common';
 import { z } from 'zod';
-import { Label, Metrics } from '../domain/contracts/common.js';
+import { GateResult, Label, Metrics } from '../domain/contracts/common.js';
 import { figures, type Figure } from '../domain/figures.js';
 import { TurnResult, type SummaryExtra } from '../domain/turnSummary.js';
 import { openCatalogReadOnly, type CatalogReader } from '../platform/catalog/index.js';
@@ -335,6 +335,7 @@ async function extraOf(catalog: CatalogReader, summary: Record<string, unknown>,
     ...(synthetic?.byProvider ? { byProvider: synthetic.byProvider } : {}),
     ...(snapshot?.byTruth ? { byTruth: snapshot.byTruth } : {}),
     ...(training ? { members: training.members, ablation: training.ablation, errorCorrelation: training.errorCorrelation } : {}),
+    gates: z.array(GateResult).safeParse(summary['gates']).data ?? [],
     trialSimulated,
   };
 }

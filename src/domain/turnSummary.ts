@@ -3,8 +3,9 @@
  * for people.
  */
 import { z } from 'zod';
-import { Metrics } from './contracts/common.js';
+import { Metrics, type GateResult } from './contracts/common.js';
 import type { Figure } from './figures.js';
+import { describeGates } from './gates.js';
 
 /**
  * Metrics of one model through the production inference path. The top level repeats `heldOut` (the held-out photographs),
@@ -92,6 +93,8 @@ export interface SummaryExtra {
   members?: readonly { name: string; stage: string; weight: number }[];
   /** phi correlation of the two members' errors: 0 is what an ensemble hopes for */
   errorCorrelation?: number;
+  /** least accuracies and what was reached */
+  gates?: readonly GateResult[];
   /** the trial ran on accelerated traffic of the built-in validator */
   trialSimulated?: boolean;
 }
@@ -210,6 +213,7 @@ export function renderSummary(result: TurnResult, extra: SummaryExtra = {}): str
     ],
   );
   if (figures?.champion.length) lines.push('');
+  if (extra.gates?.length) row('gates', describeGates(extra.gates));
   const { verdict } = result;
   row('verdict', `${verdict.decision.toUpperCase()}${extra.trialSimulated ? ' (trial on simulated traffic)' : ''}: ${verdict.reason}`);
   // A verdict that was reached on figures names them itself.
