@@ -3,7 +3,8 @@
  * and a metagraph that lists the built-in validator, so that the whole loop runs with no chain at all.
  */
 import { existsSync } from 'node:fs';
-import { loadHotkey, loadOrCreateHotkey, type Hotkey } from '../platform/bittensor/keys.js';
+import { BadInputError } from '../domain/errors.js';
+import { hotkeyFromMnemonic, loadHotkey, loadOrCreateHotkey, walletHotkeyFile, type Hotkey } from '../platform/bittensor/keys.js';
 import { writeJsonAtomic } from '../platform/fsutil.js';
 import type { HomePaths } from '../platform/home.js';
 
@@ -19,19 +20,57 @@ const named = (name: string): string | null => {
   return value === undefined || value === '' ? null : value;
 };
 
-/** Address of the hotkey of this home, without making one. @returns null when there is none yet @throws BadInputError as `loadHotkey` does */
+/** Address of the hotkey of this home, without making one. @returns null when there is none yet @throws BadInputError as `operatorHotkey` does */
 export async function ownHotkey(paths: HomePaths): Promise<string | null> {
-  const file = named('FLYWHEEL_HOTKEY_FILE') ?? paths.minerKey;
-  return existsSync(file) ? (await loadHotkey(file)).address : null;
+  const own = await operatorHotkey();
+  if (own !== null) return own.address;
+  return existsSync(paths.minerKey) ? (await loadHotkey(paths.minerKey)).address : null;
+}
+
+/** Where the operator's hotkey is, as said on the command line. */
+export interface KeyOptions {
+  hotkeyFile?: string;
+  walletName?: string;
+  walletHotkey?: string;
+  walletPath?: string;
 }
 
 /**
- * FLYWHEEL_HOTKEY_FILE (an unencrypted hotkey file as btcli writes it) and FLYWHEEL_METAGRAPH_FILE name the operator's own.
- * @throws BadInputError when a file named there cannot be used
+ * The operator's hotkey, in this order: a file or wallet named on the command line; FLYWHEEL_HOTKEY_FILE (an unencrypted
+ * hotkey file as btcli writes it); FLYWHEEL_WALLET_NAME and FLYWHEEL_WALLET_HOTKEY (Bittensor's folders); the words in
+ * FLYWHEEL_HOTKEY_MNEMONIC, which are taken out of the environment, so that no process started from here inherits them.
+ * @returns null when none is named
+ * @throws BadInputError when two are named at the same level, or the one that is named cannot be used
  */
-export async function ensureIdentity(paths: HomePaths): Promise<Identity> {
-  const ownKey = named('FLYWHEEL_HOTKEY_FILE');
-  const hotkey = ownKey === null ? await loadOrCreateHotkey(paths.minerKey) : await loadHotkey(ownKey);
+export async function operatorHotkey(options: KeyOptions = {}, forget = false): Promise<Hotkey | null> {
+  const { hotkeyFile, walletName, walletHotkey, walletPath } = options;
+  const wallet = walletName !== undefined || walletHotkey !== undefined || walletPath !== undefined;
+  if (hotkeyFile !== undefined && wallet)
+    throw new BadInputError('Two hotkeys are named: --hotkey-file and a wallet. Nothing was started. Give one of them.');
+  const mnemonic = named('FLYWHEEL_HOTKEY_MNEMONIC');
+  if (forget) delete process.env.FLYWHEEL_HOTKEY_MNEMONIC;
+  if (hotkeyFile !== undefined) return loadHotkey(hotkeyFile);
+  if (wallet) return loadHotkey(walletHotkeyFile({ name: walletName, hotkey: walletHotkey, path: walletPath }));
+  const file = named('FLYWHEEL_HOTKEY_FILE');
+  const [name, hotkey] = [named('FLYWHEEL_WALLET_NAME'), named('FLYWHEEL_WALLET_HOTKEY')];
+  const sources = [file, name ?? hotkey, mnemonic].filter((source) => source !== null);
+  if (sources.length > 1)
+    throw new BadInputError(
+      'The environment names several hotkeys. Nothing was started. Keep one of FLYWHEEL_HOTKEY_FILE, FLYWHEEL_WALLET_NAME with FLYWHEEL_WALLET_HOTKEY, FLYWHEEL_HOTKEY_MNEMONIC.',
+    );
+  if (file !== null) return loadHotkey(file);
+  if (name !== null || hotkey !== null) return loadHotkey(walletHotkeyFile({ name: name ?? undefined, hotkey: hotkey ?? undefined }));
+  return mnemonic === null ? null : hotkeyFromMnemonic(mnemonic);
+}
+
+/**
+ * The operator's hotkey, else one made for this home; FLYWHEEL_METAGRAPH_FILE names the operator's own metagraph.
+ * @param forget take a mnemonic out of the environment: for a process that starts none that needs it
+ * @throws BadInputError when what is named there cannot be used
+ */
+export async function ensureIdentity(paths: HomePaths, options: KeyOptions = {}, forget = false): Promise<Identity> {
+  const own = await operatorHotkey(options, forget);
+  const hotkey = own ?? (await loadOrCreateHotkey(paths.minerKey));
   const validator = await loadOrCreateHotkey(paths.validatorKey);
   const ownMetagraph = named('FLYWHEEL_METAGRAPH_FILE');
   if (ownMetagraph === null) {
@@ -42,5 +81,5 @@ export async function ensureIdentity(paths: HomePaths): Promise<Identity> {
       ],
     });
   }
-  return { hotkey, metagraphFile: ownMetagraph ?? paths.metagraph, development: ownKey === null };
+  return { hotkey, metagraphFile: ownMetagraph ?? paths.metagraph, development: own === null };
 }

@@ -33,11 +33,19 @@ function version(): string {
   return (JSON.parse(readFileSync(path.join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version;
 }
 
-/** Options of the miner that only `up` passes on; hidden from the help. */
+/** Options of `flywheel miner`; `up` passes some of them on. */
 export interface MinerOptions extends CommonOptions {
+  bundle?: string;
+  host?: string;
   port?: number;
   controlPort?: number;
+  hotkeyFile?: string;
+  walletName?: string;
+  walletHotkey?: string;
+  walletPath?: string;
+  /** absolute path of a file, or `chain` */
   metagraph?: string;
+  open?: boolean;
   externalIp?: string;
   externalPort?: number;
 }
@@ -80,11 +88,20 @@ export function createProgram(): Command {
 
   common(program.command('miner'))
     .description('run the miner alone')
+    .option('--bundle <dir>', 'serve this bundle, without Temporal, catalog and store (default: the champion of the home)', absolute)
+    .option('--host <address>', 'address to listen on (default: as configured)')
     .option('--port <n>', 'port of the miner', port)
-    .option('--metagraph <file>', 'who may ask: a JSON file, or `chain`', (text) => (text === 'chain' ? text : absolute(text)))
-    .option('--external-ip <address>', 'public address that the chain sends validators to')
-    .option('--external-port <n>', "port there (default: the miner's own)", port)
-    .addOption(new Option('--control-port <n>', 'loopback port for /readyz and control').argParser(port))
+    .addOption(new Option('--control-port <n>', 'loopback port for /healthz, /readyz, /swapz, /metrics').argParser(port))
+    .option('--hotkey-file <file>', "the miner's hotkey, a JSON file as btcli writes it (or words in FLYWHEEL_HOTKEY_MNEMONIC)", absolute)
+    .option('--wallet-name <name>', 'the hotkey in a Bittensor wallet')
+    .option('--wallet-hotkey <name>', 'its name in the wallet (default: default)')
+    .option('--wallet-path <dir>', 'where wallets are (default: ~/.bittensor/wallets)')
+    .option('--metagraph <file|chain>', 'who may ask: a JSON file [{uid, hotkey, validatorPermit, stake}], or the chain', (text) =>
+      text === 'chain' ? text : path.resolve(text),
+    )
+    .option('--open', 'development only, on loopback only: whoever signs correctly may ask')
+    .option('--external-ip <address>', 'address that validators reach the miner at, announced with --metagraph chain')
+    .option('--external-port <n>', 'its port, when another one than --port', port)
     .action(async (options: MinerOptions) => (await import('./minerCommand.js')).minerCommand(createContext(options, 'miner'), options));
 
   common(program.command('status'))

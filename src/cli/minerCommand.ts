@@ -1,10 +1,12 @@
 /** `flywheel miner` as a process: serves the champion until it is told to stop. */
-import { runMiner } from '../miner/index.js';
+import { BadInputError } from '../domain/errors.js';
+import { runMiner, type Miner } from '../miner/index.js';
 import { choosePort } from '../platform/network.js';
 import { sets } from '../platform/config.js';
 import type { CommandContext } from './context.js';
 import { ensureIdentity } from './identity.js';
-import { openMetagraph, type MetagraphOptions } from './metagraph.js';
+import type { MinerOptions } from './main.js';
+import { openMetagraph } from './metagraph.js';
 import { runService } from './service.js';
 
 const CONTROL_HOST = '127.0.0.1';
@@ -16,9 +18,10 @@ const CONTROL_HOST = '127.0.0.1';
  */
 export async function minerPorts(
   context: CommandContext,
-  options: { port?: number; controlPort?: number },
+  options: { host?: string; port?: number; controlPort?: number },
 ): Promise<{ port: number; controlPort: number }> {
-  const { host, port } = context.config.miner;
+  const { port } = context.config.miner;
+  const host = options.host ?? context.config.miner.host;
   const byName = options.port !== undefined || sets(context.configFile, ['miner', 'port']);
   const chosen = await choosePort(host, options.port ?? port, byName, 'by name for the miner');
   let control = await choosePort(
@@ -31,36 +34,48 @@ export async function minerPorts(
   return { port: chosen, controlPort: control };
 }
 
-/** @throws ServiceUnavailableError when a port asked for is in use; BadInputError for a metagraph or address that cannot be used */
-export async function minerCommand(
-  context: CommandContext,
-  options: MetagraphOptions & { port?: number; controlPort?: number },
-): Promise<void> {
+/**
+ * @throws BadInputError for options that cannot be, keys and metagraphs that cannot be used; ServiceUnavailableError when a
+ * port asked for is in use. Nothing is left running then
+ */
+export async function minerCommand(context: CommandContext, options: MinerOptions): Promise<void> {
   await runService(async () => {
     const { config, paths } = context;
-    const identity = await ensureIdentity(paths);
-    const { port, controlPort } = await minerPorts(context, options);
-    const metagraph = await openMetagraph(context, identity, options, port);
-    const miner = await runMiner({
-      home: paths.root,
-      host: config.miner.host,
-      port,
-      controlPort,
-      hotkey: identity.hotkey,
-      metagraph,
-      minStake: config.miner.minStake,
-      open: false,
-      processes: config.miner.processes,
-      threads: config.miner.threads,
-      providers: config.miner.providers,
-      latencyBudgetMs: config.miner.latencyBudgetMs,
-      keepPrevious: config.miner.keepPrevious,
-      journalMaxBytes: config.miner.journalMaxBytes,
-      logger: context.logger,
-    }).catch(async (error: unknown) => {
-      await metagraph.close();
+    if (options.open === true && [options.metagraph, options.externalIp, options.externalPort].some((option) => option !== undefined))
+      throw new BadInputError(
+        '--open lets everybody in on loopback, so --metagraph, --external-ip and --external-port would say nothing. Nothing was started. Leave one or the other out.',
+      );
+    const identity = await ensureIdentity(paths, options, true);
+    const host = options.host ?? config.miner.host;
+    const { port, controlPort } = await minerPorts(context, { ...options, host });
+    const metagraph = options.open === true ? null : await openMetagraph(context, identity, options, port);
+    let miner: Miner;
+    try {
+      miner = await runMiner({
+        home: paths.root,
+        host,
+        port,
+        controlPort,
+        hotkey: identity.hotkey,
+        bundle: options.bundle ?? null,
+        metagraph,
+        minStake: config.miner.minStake,
+        open: options.open === true,
+        rate: config.miner.rate,
+        processes: config.miner.processes,
+        threads: config.miner.threads,
+        providers: config.miner.providers,
+        latencyBudgetMs: config.miner.latencyBudgetMs,
+        keepPrevious: config.miner.keepPrevious,
+        journalMaxBytes: config.miner.journalMaxBytes,
+        journalMaxAgeMs: config.miner.journalMaxAgeDays * 86_400_000,
+        journalSync: config.miner.journalSync,
+        logger: context.logger,
+      });
+    } catch (error) {
+      await metagraph?.close();
       throw error;
-    });
+    }
     if (process.send === undefined) await context.print(`Miner ${identity.hotkey.address} at ${miner.url} (control ${miner.controlUrl})`);
     return { info: { url: miner.url, controlUrl: miner.controlUrl, hotkey: identity.hotkey.address }, stop: () => miner.stop() };
   });

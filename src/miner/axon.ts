@@ -1,23 +1,31 @@
 /**
- * The axon: the HTTP front that validators speak to. Checks in this order: route, declared size, headers and signature,
- * nonce, permit, a model that serves, room in the queue; only then is a byte of the body kept. Never blocks: images are
- * decoded and answered in other processes. Says nothing of models or members.
+ * The axon: the HTTP front that validators speak to. Checks in this order: route, declared size and coding, headers,
+ * signature, nonce, permit and stake, rate, a model that serves and room in the queue, body, image header. Nothing is
+ * remembered of a request before its signature and permit are found good. Never blocks: images are decoded and answered in
+ * other processes. Says nothing of models or members.
  */
 import http, { type IncomingMessage, type ServerResponse } from 'node:http';
-import net, { type AddressInfo } from 'node:net';
+import net, { type AddressInfo, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { axonHeaders, headerText, IMAGE_ROUTES, PING_ROUTE } from '../platform/bittensor/protocol.js';
+import { axonHeaders, headerText, IMAGE_ROUTES, PING_ROUTE, pingAnswer } from '../platform/bittensor/protocol.js';
+import { checkClaimedSize } from '../platform/inference/imageHeader.js';
 import { DeadlineError, OverloadedError } from '../platform/inference/pool.js';
-import { DEFAULT_IMAGE_LIMITS, ImageError, inspectImage, type ImageLimits } from '../platform/inference/preprocess.js';
-import type { Outcome } from './metrics.js';
-import { NonceTableFullError, NotVerifiedError, type VerifiedRequest, type Verifier } from './verify.js';
+import { DEFAULT_IMAGE_LIMITS, ImageError, type ImageLimits } from '../platform/inference/preprocess.js';
+import { BodyBudget, BodyError, imageOf, MAX_BODY_BYTES, readBody, tooLong } from './body.js';
+import type { Outcome, Stage } from './metrics.js';
+import { NonceTableFullError } from './nonces.js';
+import { NonceWindowError, NotVerifiedError, type VerifiedRequest, type Verifier } from './verify.js';
 
-/** A genuine body holds an image of a few hundred kilobytes at most. */
-export const MAX_BODY_BYTES = 16 * 1024 * 1024;
 /** Idle connections: longer than the 15 s for which the client keeps one, or it writes into a closing one. */
 const KEEP_ALIVE_MS = 65_000;
-const HEADERS_MS = 10_000;
-const REQUEST_MS = 20_000;
+/** How long headers, and a whole request, may take to come. */
+const HEADERS_MS = 5_000;
+const REQUEST_MS = 15_000;
+/** A genuine request has some 700 bytes of headers, and 20 of them. */
+const MAX_HEADER_BYTES = 16 * 1024;
+const MAX_HEADERS = 100;
+/** Connections at most. Beyond, the one that was opened first and never brought a genuine request makes room. */
+const MAX_CONNECTIONS = 2000;
 /** What a refused request still sends is read and thrown away for so long, and so much, so that the refusal arrives. */
 const LINGER_MS = 3000;
 const LINGER_BYTES = 64 * 1024 * 1024;
@@ -34,17 +42,28 @@ export interface AxonOptions {
   verifier: Verifier;
   /** null: may ask; else the reason of the refusal */
   permit: (hotkey: string) => string | null;
+  /** false: it asks too much (429) */
+  rate: (key: string) => boolean;
   /** why no answer can be given now (503), or null. Asked before the body is read */
   unavailable: (hotkey: string, deadlineMs: number) => string | null;
   /** @throws OverloadedError, DeadlineError, ImageError */
   answer: (image: Buffer, deadlineMs: number, request: VerifiedRequest) => Promise<AxonAnswer>;
   /** after the answer was handed to the network; must not throw */
   answered: (request: VerifiedRequest, image: Buffer, answer: AxonAnswer, latencyMs: number) => void;
+  /** how long a stage of an answered request took */
+  stage: (stage: Stage, ms: number) => void;
+  /** a genuine signature of a permitted validator: how far its clock is ahead of ours, and whether its nonce was accepted */
+  clockSeen: (hotkey: string, aheadMs: number, accepted: boolean) => void;
   /** every request, however it ended */
   ended: (outcome: Outcome, latencyMs: number) => void;
   logger: { warn(fields: object, message: string): void; debug(fields: object, message: string): void };
   limits?: ImageLimits;
+  /** connections at most; default 2000 */
+  maxConnections?: number;
 }
+
+/** Pings of those without a permit share one rate, and leave no trace: their keys cost nothing to make. */
+const STRANGERS = 'pings without a permit';
 
 /** A refusal: HTTP status, the text for the other side, and how it is counted. */
 class Refusal extends Error {
@@ -70,6 +89,8 @@ export interface Axon {
  */
 export async function openAxon(host: string, port: number, options: AxonOptions): Promise<Axon> {
   const under = new Set<Promise<void>>();
+  const connections = new Connections(options.maxConnections ?? MAX_CONNECTIONS);
+  const budget = new BodyBudget();
   let stopping = false;
   let lastRequest = 0;
   const server = http.createServer(
@@ -78,16 +99,21 @@ export async function openAxon(host: string, port: number, options: AxonOptions)
       headersTimeout: HEADERS_MS,
       requestTimeout: REQUEST_MS,
       connectionsCheckingInterval: 1000,
+      maxHeaderSize: MAX_HEADER_BYTES,
       noDelay: true,
     },
-    (request, response) => {
-      lastRequest = performance.now();
-      if (stopping) response.setHeader('connection', 'close');
-      const work = handle(request, response, options).finally(() => under.delete(work));
-      under.add(work);
-    },
+    (request, response) => take(request, response, false),
   );
-  server.maxConnections = 2000;
+  const take = (request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): void => {
+    lastRequest = performance.now();
+    if (stopping) response.setHeader('connection', 'close');
+    const work = handle(request, response, { ...options, budget, connections, expectsContinue }).finally(() => under.delete(work));
+    under.add(work);
+  };
+  server.maxHeadersCount = MAX_HEADERS;
+  server.on('connection', (socket) => connections.opened(socket));
+  // A client that asks whether to send its body at all is told after everything else was looked at.
+  server.on('checkContinue', (request, response) => take(request, response, true));
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
     if (error.code === 'ECONNRESET' || !socket.writable) {
       socket.destroy();
@@ -98,6 +124,8 @@ export async function openAxon(host: string, port: number, options: AxonOptions)
     socket.end(
       `HTTP/1.1 ${status} ${http.STATUS_CODES[status] ?? ''}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\nconnection: close\r\n\r\n${body}`,
     );
+    // Who never closes its side is not waited for.
+    setTimeout(() => socket.destroy(), LINGER_MS).unref();
   });
   await listen(server, host, port);
   return {
@@ -131,7 +159,37 @@ export function listen(server: http.Server, host: string, port: number): Promise
   });
 }
 
-async function handle(request: IncomingMessage, response: ServerResponse, options: AxonOptions): Promise<void> {
+/** Open connections in the order they came, without those that brought a genuine request: nobody can push those out. */
+class Connections {
+  private readonly unproven = new Set<Socket>();
+  private open = 0;
+
+  constructor(private readonly most: number) {}
+
+  opened(socket: Socket): void {
+    this.open += 1;
+    this.unproven.add(socket);
+    socket.once('close', () => {
+      this.open -= 1;
+      this.unproven.delete(socket);
+    });
+    // There is always one: the newcomer itself, when all others are proven.
+    if (this.open > this.most) (this.unproven.values().next().value as Socket).destroy();
+  }
+
+  proven(socket: Socket): void {
+    this.unproven.delete(socket);
+  }
+}
+
+interface Handling extends AxonOptions {
+  budget: BodyBudget;
+  connections: Connections;
+  /** the client waits for "100 Continue" before it sends its body */
+  expectsContinue: boolean;
+}
+
+async function handle(request: IncomingMessage, response: ServerResponse, options: Handling): Promise<void> {
   const began = performance.now();
   const elapsed = (): number => performance.now() - began;
   // A caller that hangs up; told by the response's 'close'.
@@ -148,22 +206,34 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
     }
     const declared = request.headers['content-length'];
     if (declared !== undefined && Number(declared) > MAX_BODY_BYTES) throw tooLong();
-    const verified = options.verifier.verify(request.headers);
+    if (isCoded(request)) throw new Refusal(415, 'bad-request', 'A compressed body is not read: dendrites send plain JSON.');
+    const verified = verify(request, options);
     const refusal = options.permit(verified.hotkey);
-    if (refusal !== null) throw new Refusal(403, 'forbidden', `Forbidden. Key is blacklisted: ${refusal}.`);
-    options.verifier.accept(verified);
+    if (refusal !== null) {
+      // The reference answers a ping of whoever signs.
+      if (!isPing) throw new Refusal(403, 'forbidden', `Forbidden. Key is blacklisted: ${refusal}.`);
+      if (!options.rate(STRANGERS)) throw tooMany();
+    } else {
+      if (!options.rate(verified.hotkey)) throw tooMany();
+      options.verifier.accept(verified);
+      options.connections.proven(request.socket);
+      options.clockSeen(verified.hotkey, verified.aheadMs, true);
+    }
     if (isPing) {
-      send(response, 200, 'Success', elapsed(), {});
+      sendPing(request, response, elapsed());
       linger(request);
       options.ended('ping', elapsed());
       return;
     }
+    const verifiedMs = elapsed();
     const deadlineMs = verified.timeoutS * 1000 * DEADLINE_SHARE;
     const unavailable = options.unavailable(verified.hotkey, deadlineMs - elapsed());
     if (unavailable !== null) throw new Refusal(503, unavailable.startsWith('no model') ? 'no-model' : 'overloaded', unavailable);
 
-    const image = imageOf(await readBody(request));
-    await inspectImage(image, options.limits ?? DEFAULT_IMAGE_LIMITS);
+    if (options.expectsContinue) response.writeContinue();
+    const image = imageOf(await readBody(request, options.budget, verified.hotkey, deadlineMs - elapsed()));
+    checkClaimedSize(image, options.limits ?? DEFAULT_IMAGE_LIMITS);
+    const readMs = elapsed();
     const answer = await options.answer(image, deadlineMs - elapsed(), verified);
     const latencyMs = elapsed();
     if (response.destroyed || request.socket.destroyed) {
@@ -172,6 +242,8 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
     }
     send(response, 200, 'Success', latencyMs, { prediction: answer.prediction });
     options.ended('answered', latencyMs);
+    options.stage('verify', verifiedMs);
+    options.stage('body', readMs - verifiedMs);
     options.answered(verified, image, answer, latencyMs);
   } catch (error) {
     const refusal = refusalOf(error as Error);
@@ -182,8 +254,37 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
   }
 }
 
+/** @throws NotVerifiedError; one that only the nonce is to blame for tells of clocks, when a permitted validator signed it */
+function verify(request: IncomingMessage, { verifier, permit, clockSeen }: AxonOptions): VerifiedRequest {
+  try {
+    return verifier.verify(request.headers);
+  } catch (error) {
+    if (error instanceof NonceWindowError && permit(error.hotkey) === null) clockSeen(error.hotkey, error.aheadMs, false);
+    throw error;
+  }
+}
+
+function isCoded({ headers }: IncomingMessage): boolean {
+  const content = headers['content-encoding'];
+  const transfer = headers['transfer-encoding'];
+  return (
+    (content !== undefined && content.trim().toLowerCase() !== 'identity') ||
+    (transfer !== undefined && transfer.trim().toLowerCase() !== 'chunked')
+  );
+}
+
+const BODY_OUTCOMES: Record<BodyError['kind'], Outcome> = {
+  'too-long': 'too-large',
+  late: 'late',
+  gone: 'gone',
+  busy: 'overloaded',
+  malformed: 'bad-request',
+  'no-image': 'bad-image',
+};
+
 function refusalOf(error: Error): Refusal {
   if (error instanceof Refusal) return error;
+  if (error instanceof BodyError) return new Refusal(error.status, BODY_OUTCOMES[error.kind], error.message);
   if (error instanceof NotVerifiedError) return new Refusal(401, 'not-verified', `Not Verified with error: ${error.message}`);
   if (error instanceof NonceTableFullError) return new Refusal(503, 'overloaded', `Too many requests: ${error.message}`);
   if (error instanceof ImageError)
@@ -198,8 +299,17 @@ function refusalOf(error: Error): Refusal {
   return new Refusal(500, 'failed', 'The model could not answer this image.');
 }
 
-function tooLong(): Refusal {
-  return new Refusal(413, 'too-large', `The body is longer than ${MAX_BODY_BYTES} bytes.`);
+function tooMany(): Refusal {
+  return new Refusal(429, 'rate', 'Too many requests of this hotkey.');
+}
+
+/** The ping has no image, and is answered as by the reference: with itself, and what became of it. */
+function sendPing(request: IncomingMessage, response: ServerResponse, elapsedMs: number): void {
+  if (response.headersSent || response.destroyed) return;
+  const { localAddress, localPort } = request.socket;
+  const { headers, body } = pingAnswer(request.headers, { ip: localAddress ?? '', port: localPort ?? 0 }, elapsedMs / 1000);
+  response.writeHead(200, { ...headers, 'content-length': String(Buffer.byteLength(body)) });
+  response.end(body);
 }
 
 function send(response: ServerResponse, status: number, message: string, elapsedMs: number, body: object): void {
@@ -223,43 +333,4 @@ function linger(request: IncomingMessage): void {
   request.once('end', done);
   request.once('close', done);
   request.resume();
-}
-
-function readBody(request: IncomingMessage): Promise<Buffer> {
-  return new Promise((resolve, reject) => {
-    const pieces: Buffer[] = [];
-    let bytes = 0;
-    const onData = (piece: Buffer): void => {
-      bytes += piece.length;
-      if (bytes > MAX_BODY_BYTES) {
-        request.off('data', onData);
-        pieces.length = 0;
-        reject(tooLong());
-        return;
-      }
-      pieces.push(piece);
-    };
-    request.on('data', onData);
-    request.once('end', () => resolve(Buffer.concat(pieces, bytes)));
-    request.once('close', () => reject(new Refusal(400, 'gone', 'The connection was closed before the whole body came.')));
-  });
-}
-
-/** @throws Refusal 422 for a body that is no JSON object with `image`, 400 for an image that is not base64 */
-function imageOf(body: Buffer): Buffer {
-  let value: unknown;
-  try {
-    value = JSON.parse(body.toString('utf8'));
-  } catch {
-    throw new Refusal(422, 'bad-request', 'The body is not JSON.');
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value))
-    throw new Refusal(422, 'bad-request', 'The body is not a JSON object.');
-  const { image } = value as { image?: unknown };
-  if (typeof image !== 'string') throw new Refusal(422, 'bad-request', 'The body has no text field "image".');
-  if (image === '') throw new Refusal(400, 'bad-image', 'The image is empty.');
-  if (/[^A-Za-z0-9+/=\s]/.test(image)) throw new Refusal(400, 'bad-image', 'The image is not base64.');
-  const bytes = Buffer.from(image, 'base64');
-  if (bytes.length === 0) throw new Refusal(400, 'bad-image', 'The image is not base64.');
-  return bytes;
 }

@@ -16,9 +16,12 @@ import type { MetagraphSource } from '../platform/ports.js';
 import { openAxon, type Axon, type AxonAnswer } from './axon.js';
 import { ModelHost, type FixedBundle } from './champion.js';
 import { CONTROL_HOST, openControl, type Control } from './control.js';
-import { Journal } from './journal.js';
+import { Journal, type JournalSync } from './journal.js';
 import { Permits } from './metagraph.js';
 import { createMetrics } from './metrics.js';
+import { NonceLog, NonceTable } from './nonces.js';
+import { RateLimiter, type Rate } from './rate.js';
+import { SkewMeter } from './skew.js';
 import { Verifier } from './verify.js';
 
 /** A pino logger fits. */
@@ -57,8 +60,16 @@ export interface MinerOptions {
   latencyBudgetMs?: number;
   /** keep the previous champion loaded when memory allows; default true */
   keepPrevious?: boolean;
+  /** connections of the axon at most; default 2000 */
+  maxConnections?: number;
+  /** how much one hotkey may ask; default 500 a second, 2000 at once */
+  rate?: Rate;
   /** bound of the journal's segments and images together, bytes */
   journalMaxBytes: number;
+  /** closed segments of the journal older than this are deleted, ms; default: never for their age */
+  journalMaxAgeMs?: number;
+  /** when the journal is forced to the disk; default `interval`: once a second */
+  journalSync?: JournalSync;
   logger: MinerLogger;
   /** ms since the epoch; default: the machine's clock */
   clock?: () => number;
@@ -94,6 +105,13 @@ const STOP_GRACE_MS = 12_000;
 /** Share of the time left that a canary may take before the champion answers instead. */
 const CANARY_SHARE = 0.5;
 
+/** A genuine validator asks some times a minute; this bounds one that ran wild, and leaves room for a load test. */
+const DEFAULT_RATE: Rate = { perSecond: 500, burst: 2000 };
+/** Pings of all those without a permit together. */
+const STRANGERS_RATE: Rate = { perSecond: 5, burst: 20 };
+/** A wrong clock is told of this often, ms. */
+const SKEW_EVERY_MS = 10 * 60_000;
+
 /**
  * Starts the miner. It listens when this resolves, and answers 503 until a champion is loaded (`status().ready`).
  * @throws PortError when a port is taken; BadInputError for options that cannot be; HomeLockedError when another miner
@@ -117,7 +135,14 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
   const bundle = options.bundle === undefined || options.bundle === null ? null : await fixedBundle(options.bundle);
   const permits = new Permits(source, options.minStake ?? 0);
   await protocolReady();
-  const journal = await Journal.open({ dir: path.join(home, 'journal'), maxBytes: options.journalMaxBytes, logger, clock });
+  const journal = await Journal.open({
+    dir: path.join(home, 'journal'),
+    maxBytes: options.journalMaxBytes,
+    ...(options.journalMaxAgeMs === undefined ? {} : { maxAgeMs: options.journalMaxAgeMs }),
+    ...(options.journalSync === undefined ? {} : { sync: options.journalSync }),
+    logger,
+    clock,
+  });
 
   let answered = 0;
   let listening = false;
@@ -134,13 +159,22 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     restarts: () => host.restarts,
     model: () => host.serving?.pointer ?? null,
     ready: () => status().ready,
+    journalPaused: () => journal.paused !== null,
+    nonces: () => nonces.size,
+    noncesUnwritten: () => nonceLog.failed,
+    clockSkewMs: () => skew.aheadMs,
+    metagraph: () => ({ neurons: permits.size, asOf: source?.asOf ?? 0 }),
   });
   const host = new ModelHost({
     home,
     processes: options.processes,
     threads: options.threads,
     logger,
-    onSwap: (result) => metrics.swaps.inc({ result }),
+    onSwap: (result) => {
+      metrics.swaps.inc({ result });
+      // Other members, or the same names with other weights.
+      if (result === 'done') metrics.votes.reset();
+    },
     onLeftOut: ({ member, reason }) => metrics.leftOut.inc({ member, reason }),
     ...(options.providers === undefined ? {} : { providers: options.providers }),
     ...(options.latencyBudgetMs === undefined ? {} : { latencyBudgetMs: options.latencyBudgetMs }),
@@ -155,7 +189,23 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     generation: number;
   }
 
-  const verifier = new Verifier(options.hotkey.address, () => BigInt(Math.floor(clock() * 1000)) * 1000n, journal.recent);
+  const nanoseconds = (): bigint => BigInt(Math.floor(clock() * 1000)) * 1000n;
+  const { log: nonceLog, recent } = NonceLog.open(path.join(home, 'journal', 'nonces'), logger);
+  const nonces = new NonceTable(undefined, nonceLog);
+  nonces.restore(recent, nanoseconds());
+  const verifier = new Verifier(options.hotkey.address, nanoseconds, nonces);
+  const rates = new RateLimiter(options.rate ?? DEFAULT_RATE, () => performance.now());
+  const strangers = new RateLimiter(STRANGERS_RATE, () => performance.now());
+  const skew = new SkewMeter(() => performance.now());
+  let skewTold = Number.NEGATIVE_INFINITY;
+  function clockSeen(hotkey: string, aheadMs: number, accepted: boolean): void {
+    skew.note(hotkey, aheadMs, accepted);
+    if (performance.now() - skewTold < SKEW_EVERY_MS) return;
+    const { problem } = skew;
+    if (problem === null) return;
+    skewTold = performance.now();
+    logger.warn({ aheadMs: skew.aheadMs }, problem);
+  }
 
   function record(request: { id: string; hotkey: string; uuid: string }, image: Buffer, answer: Answered, latencyMs: number): void {
     answered += 1;
@@ -224,10 +274,10 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       answered,
       journalled: journal.written,
       journalDropped: journal.dropped,
-      journalPaused: null,
+      journalPaused: journal.paused,
       metagraphProblem: source?.problem ?? null,
       chainAddress: source?.address ?? null,
-      clockSkewMs: null,
+      clockSkewMs: skew.aheadMs,
     };
   }
 
@@ -238,7 +288,9 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     await host.stop(STOP_GRACE_MS);
     await Promise.allSettled(shadowWork);
     await journal.close();
+    nonceLog.close();
     await control?.stop();
+    metrics.close();
     unwatch?.();
     await source?.close();
     listening = false;
@@ -249,6 +301,10 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
       openAxon(options.host, options.port, {
         verifier,
         permit: (hotkey) => permits.refusal(hotkey),
+        rate: (key) => (permits.refusal(key) === null ? rates : strangers).take(key),
+        clockSeen,
+        ...(options.maxConnections === undefined ? {} : { maxConnections: options.maxConnections }),
+        stage: (stage, ms) => metrics.stages.observe({ stage }, ms / 1000),
         unavailable: (hotkey, deadlineMs) => {
           if (host.serving === null) return 'no model yet';
           const wait = host.serving.pool.estimateMs(permits.priority(hotkey));
@@ -259,10 +315,19 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
           if (serving === null) throw new OverloadedError('no model serves');
           const canary = await askCanary(id, image, deadlineMs);
           if (canary !== null) return { ...canary, generation: serving.pointer.generation };
+          const began = performance.now();
           const full = await serving.pool.predict(image, deadlineMs, permits.priority(hotkey));
+          metrics.stages.observe({ stage: 'inference' }, full.ms / 1000);
+          metrics.stages.observe({ stage: 'wait' }, Math.max(0, performance.now() - began - full.ms) / 1000);
           return { prediction: full.prediction, full, model: serving.pointer.digest, generation: serving.pointer.generation };
         },
-        answered: (request, image, answer, latencyMs) => record(request, image, answer as Answered, latencyMs),
+        answered: (request, image, answer, latencyMs) => {
+          const { full, model } = answer as Answered;
+          metrics.predictions.observe(answer.prediction);
+          if (model === host.serving?.pointer.digest)
+            for (const [member, vote] of Object.entries(full.votes)) metrics.votes.observe({ member }, vote);
+          record(request, image, answer as Answered, latencyMs);
+        },
         ended: (outcome, latencyMs) => {
           metrics.outcomes.inc({ outcome });
           if (outcome === 'answered') metrics.latency.observe(latencyMs / 1000);

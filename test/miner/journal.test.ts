@@ -1,10 +1,10 @@
 import { createHash } from 'node:crypto';
-import { appendFile, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, open as openFile, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { JournalRecord } from '../../src/domain/contracts/miner.js';
-import { Journal, type JournalOptions } from '../../src/miner/journal.js';
+import { Journal, type JournalDisk, type JournalOptions } from '../../src/miner/journal.js';
 import { journalImagePath, readJournal, segmentsDir } from '../../src/platform/journal.js';
 
 const logger = { info: () => undefined, warn: () => undefined, error: () => undefined };
@@ -153,12 +153,50 @@ describe('the journal', () => {
     expect(await readFile(journalImagePath(dir, record(0).image))).toEqual(image(0));
   });
 
-  it('remembers the requests of the last seconds over a restart, and no older ones', async () => {
+  it('deletes what is older than its age, and closes the open segment in time for that', async () => {
+    let now = Date.now();
+    const j = await journal({ maxAgeMs: 80_000, clock: () => now });
+    j.append(record(0), image(0));
+    await j.flush();
+    now += 10_001;
+    j.append(record(1), image(1));
+    await j.flush();
+    expect(await segments()).toHaveLength(2);
+    now += 75_000;
+    j.append(record(2), image(2));
+    await j.flush();
+    expect(await ids()).toEqual(['id-1', 'id-2']);
+    await expect(stat(journalImagePath(dir, record(0).image))).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('deletes what is too old even when nothing more is written', async () => {
+    let now = Date.now();
+    const j = await journal({ maxAgeMs: 400, clock: () => now });
+    j.append(record(0), image(0));
+    await j.flush();
+    now += 1000;
+    await expect.poll(() => j.deletedSegments, { timeout: 10_000 }).toBe(1);
+    expect(await segments()).toEqual([]);
+  });
+
+  it.each(['always', 'interval', 'never'] as const)('can be read whatever is forced to the disk (%s)', async (sync) => {
+    const j = await journal({ sync });
+    for (let i = 0; i < 3; i++) j.append(record(i), image(i));
+    await j.close();
+    expect(await ids()).toEqual(['id-0', 'id-1', 'id-2']);
+  });
+
+  it('takes an image that a power cut left short for missing', async () => {
     const j = await journal();
     j.append(record(0), image(0));
-    j.append({ ...record(1), at: Date.now() - 60_000 }, image(1));
+    j.append(record(1), image(1));
     await j.close();
-    expect((await journal()).recent.map((r) => r.id)).toEqual(['id-0']);
+    await writeFile(journalImagePath(dir, record(0).image), '');
+    const again = await journal();
+    await expect(stat(journalImagePath(dir, record(0).image))).rejects.toMatchObject({ code: 'ENOENT' });
+    again.append({ ...record(0), id: 'again' }, image(0));
+    await again.flush();
+    expect(await readFile(journalImagePath(dir, record(0).image))).toEqual(image(0));
   });
 
   it('never uses the name of a segment again, although the journal was deleted', async () => {
@@ -180,5 +218,83 @@ describe('the journal', () => {
 
   it('is empty for a reader when there is none yet', async () => {
     expect(await readJournal(path.join(dir, 'none'))).toEqual([]);
+  });
+});
+
+describe('a full disk', () => {
+  /** The real disk, until it is full: then it takes half of what is written, and says ENOSPC. */
+  function fillable(): { disk: JournalDisk; full: boolean } {
+    const state = { full: false, disk: undefined as unknown as JournalDisk };
+    const refuse = (): never => {
+      throw Object.assign(new Error('ENOSPC: no space left on device, write'), { code: 'ENOSPC' });
+    };
+    state.disk = {
+      async writeImage(file, bytes) {
+        if (state.full) refuse();
+        await mkdir(path.dirname(file), { recursive: true });
+        await writeFile(file, bytes);
+      },
+      syncImage: async () => undefined,
+      async create(file) {
+        const handle = await openFile(file, 'wx');
+        return {
+          write: (async (buffer: Uint8Array, offset: number, length: number, position: number) => {
+            if (!state.full) return handle.write(buffer, offset, length, position);
+            await handle.write(buffer, offset, length >> 1, position);
+            return refuse();
+          }) as never,
+          truncate: (length) => handle.truncate(length),
+          datasync: () => handle.datasync(),
+          close: () => handle.close(),
+        };
+      },
+    };
+    return state;
+  }
+
+  it('pauses the journal, which says so, and goes on by itself without a torn or lost line', async () => {
+    const said: string[] = [];
+    const disk = fillable();
+    const j = await journal({
+      disk: disk.disk,
+      logger: { info: (_f, m) => said.push(m), warn: (_f, m) => said.push(m), error: (_f, m) => said.push(m) },
+    });
+    j.append(record(0), image(0));
+    await j.flush();
+    disk.full = true;
+    // An image that is there already, so that the lines themselves meet the full disk.
+    for (let i = 1; i < 4; i++) expect(j.append({ ...record(0), id: `id-${i}` }, image(0))).toBe(true);
+    await expect.poll(() => j.paused, { timeout: 10_000 }).toMatch(/ENOSPC/);
+    expect(await ids()).toEqual(['id-0']);
+    j.append(record(4), image(4));
+    disk.full = false;
+    await j.flush();
+    expect(j).toMatchObject({ paused: null, dropped: 0, written: 5 });
+    expect(await ids()).toEqual(['id-0', 'id-1', 'id-2', 'id-3', 'id-4']);
+    expect((await readJournal(dir)).flatMap((part) => part.problems)).toEqual([]);
+    expect(said).toEqual([expect.stringMatching(/pauses/), 'the journal writes again']);
+  });
+
+  it('costs what its queue cannot hold, which is counted, and no memory beyond it', async () => {
+    const disk = fillable();
+    disk.full = true;
+    const j = await journal({ disk: disk.disk, maxQueue: 10 });
+    const taken = Array.from({ length: 50 }, (_, i) => j.append(record(i), image(i)));
+    await expect.poll(() => j.paused, { timeout: 10_000 }).not.toBeNull();
+    expect([taken.filter(Boolean).length, j.dropped, j.depth]).toEqual([10, 40, 10]);
+    disk.full = false;
+    await j.flush();
+    expect(await ids()).toHaveLength(10);
+  });
+
+  it('does not keep the miner from stopping, and leaves no file for its attempts', async () => {
+    const disk = fillable();
+    disk.full = true;
+    const j = await journal({ disk: disk.disk });
+    j.append(record(0), image(0));
+    await expect.poll(() => j.paused, { timeout: 10_000 }).not.toBeNull();
+    await j.close();
+    expect(j.dropped).toBe(1);
+    expect(await segments()).toEqual([]);
   });
 });

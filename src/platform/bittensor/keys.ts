@@ -1,6 +1,7 @@
 /** Hotkeys: sr25519 key pairs in Bittensor's own key file format, readable by its owner alone, never overwritten. */
 import { randomBytes } from 'node:crypto';
 import { promises as fs } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { hexToU8a, isHex, u8aToHex } from '@polkadot/util';
 import {
@@ -150,6 +151,23 @@ export async function loadHotkey(file: string): Promise<Hotkey> {
   const hotkey = hotkeyFromSeed(seed);
   if (address !== null && address !== hotkey.address) refuse(`says ss58Address ${address}, but its secret belongs to ${hotkey.address}.`);
   return hotkey;
+}
+
+/**
+ * Where Bittensor keeps a wallet's hotkey: `<path>/<name>/hotkeys/<hotkey>`, by default in ~/.bittensor/wallets, `default`
+ * and `default`.
+ * @throws BadInputError for a name that is no plain folder or file name
+ */
+export function walletHotkeyFile(wallet: { name?: string | undefined; hotkey?: string | undefined; path?: string | undefined }): string {
+  const plain = (what: string, value: string): string => {
+    if (!/^[^/\\\0]+$/.test(value) || value === '.' || value === '..')
+      throw new BadInputError(
+        `The ${what} "${value}" is no plain name. Nothing was started. Give the name as btcli shows it; folders go into --wallet-path.`,
+      );
+    return value;
+  };
+  const root = (wallet.path ?? path.join(os.homedir(), '.bittensor', 'wallets')).replace(/^~(?=\/|$)/, os.homedir());
+  return path.join(root, plain('wallet name', wallet.name ?? 'default'), 'hotkeys', plain('hotkey name', wallet.hotkey ?? 'default'));
 }
 
 /** Loads the file, or makes it when there is none. @throws BadInputError as `loadHotkey` does */

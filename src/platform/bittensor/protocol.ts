@@ -38,8 +38,8 @@ export const EMPTY_BODY_HASH = 'a7ffc6f8bf1ed76651c14756a061d662f580ff4de43b49fa
 export const DENDRITE_VERSION = 9_012_002;
 /** A validator's own time-out, s (SN72 `forward.py`). */
 export const DEFAULT_TIMEOUT_S = 9;
-/** The longest time-out a request may claim, s: the header is not signed. */
-export const MAX_TIMEOUT_S = 12;
+/** The longest time-out a request may claim, s: the header is not signed, so it may shorten the wait and never widen it. */
+export const MAX_TIMEOUT_S = DEFAULT_TIMEOUT_S;
 
 export interface SignedParts {
   /** nanoseconds since the epoch in decimal, beyond 2^53: text or BigInt, never a number */
@@ -154,6 +154,97 @@ export function axonHeaders(status: number, message: string, processSeconds: num
     [HEADERS.axonStatusCode]: String(status),
     [HEADERS.axonStatusMessage]: headerText(message),
     [HEADERS.axonProcessTime]: processSeconds.toFixed(6),
+  };
+}
+
+/**
+ * The whole answer to a ping (`Synapse.to_headers` and `model_dump` of `Axon.ping`, `synapse_to_response`): the synapse
+ * itself, what it said of its dendrite, and the axon's status.
+ * @param headers of a verified request: what is echoed has a harmless form
+ * @param axon where the request came in
+ */
+export function pingAnswer(
+  headers: Readonly<Record<string, string | string[] | undefined>>,
+  axon: { ip: string; port: number },
+  processSeconds: number,
+): { headers: Record<string, string>; body: string } {
+  const echo = (name: string, form: RegExp): string | null => {
+    const value = headers[name];
+    return typeof value === 'string' && form.test(value) ? value : null;
+  };
+  const whole = /^\d{1,20}$/;
+  const text = /^[A-Za-z0-9_.:-]{1,64}$/;
+  const number = (value: string | null): number | null => (value === null ? null : Number(value));
+  const dendrite = {
+    ip: echo(HEADERS.dendriteIp, text),
+    version: echo(HEADERS.dendriteVersion, /^\d{1,9}$/),
+    nonce: echo(HEADERS.nonce, whole),
+    uuid: echo(HEADERS.uuid, text),
+    hotkey: echo(HEADERS.hotkey, text),
+    signature: echo(HEADERS.signature, /^0x[0-9a-fA-F]{128}$/),
+  };
+  const seconds = processSeconds.toFixed(6);
+  const [axonIp, axonPort, axonHotkey] = [
+    echo(HEADERS.axonIp, text) ?? axon.ip,
+    echo(HEADERS.axonPort, /^\d{1,5}$/) ?? String(axon.port),
+    echo(HEADERS.axonHotkey, text),
+  ];
+  const timeout = echo(HEADERS.timeout, /^\d{1,12}(\.\d{1,20})?$/) ?? `${DEFAULT_TIMEOUT_S}.0`;
+  const size = echo(HEADERS.totalSize, /^\d{1,9}$/) ?? '0';
+  const headerSize = echo(HEADERS.headerSize, /^\d{1,9}$/) ?? '0';
+  const echoed: [string, string | null][] = [
+    [HEADERS.name, 'Synapse'],
+    [HEADERS.timeout, timeout],
+    [HEADERS.axonIp, axonIp],
+    [HEADERS.axonPort, axonPort],
+    [HEADERS.axonHotkey, axonHotkey],
+    [HEADERS.dendriteIp, dendrite.ip],
+    [HEADERS.dendriteVersion, dendrite.version],
+    [HEADERS.nonce, dendrite.nonce],
+    [HEADERS.uuid, dendrite.uuid],
+    [HEADERS.hotkey, dendrite.hotkey],
+    [HEADERS.signature, dendrite.signature],
+    [HEADERS.headerSize, headerSize],
+    [HEADERS.totalSize, size],
+    [HEADERS.bodyHash, EMPTY_BODY_HASH],
+  ];
+  const none = { status_code: null, status_message: null, process_time: null };
+  const body = JSON.stringify({
+    name: 'Synapse',
+    timeout: Number(timeout),
+    total_size: Number(size),
+    header_size: 0,
+    dendrite: {
+      ...none,
+      ip: dendrite.ip,
+      port: null,
+      version: number(dendrite.version),
+      nonce: '@nonce',
+      uuid: dendrite.uuid,
+      hotkey: dendrite.hotkey,
+      signature: dendrite.signature,
+    },
+    axon: {
+      status_code: 200,
+      status_message: 'Success',
+      process_time: Number(seconds),
+      ip: axonIp,
+      port: Number(axonPort),
+      version: null,
+      nonce: null,
+      uuid: null,
+      hotkey: axonHotkey,
+      signature: null,
+    },
+    computed_body_hash: '',
+    // A bare integer beyond 2^53, as Python writes it: no number of this language holds it.
+  }).replace('"@nonce"', dendrite.nonce === null ? 'null' : dendrite.nonce.replace(/^0+(?=\d)/, ''));
+  return {
+    headers: {
+      ...axonHeaders(200, 'Success', processSeconds),
+      ...Object.fromEntries(echoed.filter((entry): entry is [string, string] => entry[1] !== null)),
+    },
+    body,
   };
 }
 
