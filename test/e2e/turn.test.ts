@@ -1,10 +1,22 @@
 /** One whole turn as a user runs it: real Temporal, real PyTorch, real ONNX, real HTTP. */
-import { readFileSync, readdirSync, rmSync } from 'node:fs';
+import { readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { TurnResult } from '../../src/domain/turnSummary.js';
 import { openCatalogReadOnly } from '../../src/platform/catalog/index.js';
-import { photographs, resultOf, run, temporaryHome, type Ran } from './support.js';
+import { photographs, resultOf, run, SMALL, start, temporaryHome, type Ran, type Running } from './support.js';
+
+const PATIENCE_MS = 600_000;
+
+/** Waits for a sign on a running command's standard error. */
+async function until(sign: () => boolean, running: Running): Promise<void> {
+  const deadline = Date.now() + PATIENCE_MS;
+  while (!sign()) {
+    if (running.child.exitCode !== null || Date.now() > deadline) throw new Error(`the sign did not come:\n${running.err().slice(-3000)}`);
+    await sleep(100);
+  }
+}
 
 describe('flywheel up --once', () => {
   const place = temporaryHome();
@@ -72,11 +84,38 @@ describe('flywheel up --once', () => {
     expect(card.submitted_by).toBe(result.miner.hotkey);
   });
 
-  it('rebuilds the lifecycle from the catalog when Temporal lost its database, and keeps the champion', async () => {
+  it('rebuilds from the catalog what Temporal lost; Ctrl-C keeps the turn; a person answers the turn that waits', async () => {
     const before = JSON.parse(readFileSync(path.join(place.home, 'champion.json'), 'utf8')) as { generation: number };
     rmSync(path.join(place.home, 'temporal'), { recursive: true });
-    const again = await run(['up', '--once', '--json', '--home', place.home, '--config', place.config]);
+    // The same turn shows a person's answers at work: it waits for the review list, longer than this test may take.
+    const waits = path.join(place.folder, 'waits.json');
+    writeFileSync(waits, JSON.stringify({ ...SMALL, labels: { reviewTimeoutSeconds: 7200 } }));
+    const args = ['up', '--once', '--json', '--home', place.home, '--config', waits];
+    const interrupted = start(args);
+    await until(() => /\[flywheel\] hard cases/.test(interrupted.err()), interrupted);
+    interrupted.child.kill('SIGINT');
+    expect((await interrupted.ended).code).toBe(130);
+
+    const going = start(args);
+    await until(() => /waits for a person's answers/.test(going.err()), going);
+    const table = path.join(place.folder, 'review', 'answers.csv');
+    const exported = await run(['review', '--home', place.home, '--turn', 'turn-0002', '--export', path.dirname(table)]);
+    expect(exported.code, exported.err).toBe(0);
+    const rows = readFileSync(table, 'utf8').trimEnd().split('\n');
+    expect(rows.length).toBeGreaterThan(1);
+    const asked = rows[1]?.split(',')[0] ?? '';
+    writeFileSync(table, [rows[0], ...rows.slice(1).map((r, i) => (i === 0 ? r.replace(',,', ',roadwork,') : r))].join('\n'));
+    const answered = await run(['review', '--home', place.home, '--answers', table, '--go-on', '--json']);
+    expect(answered.code, answered.err).toBe(0);
+    expect(JSON.parse(answered.out.trimEnd().split('\n').at(-1) ?? '')).toMatchObject({ taken: 1, turns: ['turn-0002'] });
+    const again = await going.ended;
     if (again.code !== 0) console.log(again.err);
+    const catalog = await openCatalogReadOnly(path.join(place.home, 'catalog.db'));
+    try {
+      expect(await catalog.labels([asked])).toMatchObject([{ kind: 'verified', label: 1 }]);
+    } finally {
+      await catalog.close();
+    }
     expect(again.code).toBe(0);
     const second = resultOf(again);
     expect(second.turn).toBe('turn-0002');
