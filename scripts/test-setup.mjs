@@ -1,5 +1,5 @@
 // Gets what the tests need and this machine lacks: the Python environment with its test tools, a `temporal` program, the
-// time-skipping server. Needs a build (`npm run build`). Says what it does; exits 1 with what is missing.
+// time-skipping server, the real Bittensor client. Needs a build (`npm run build`). Says what it does; exits 1 with what is missing.
 const started = Date.now();
 let last = '';
 let lastAt = 0;
@@ -21,6 +21,7 @@ const steps = [
     'time-skipping server',
     async (progress) => (await import('../dist/platform/temporal/testServer.js')).ensureTimeSkippingServer(progress),
   ],
+  ['real Bittensor client', async (progress) => (await import('../test/interop/venv.mjs')).ensureInteropPython(progress)],
 ];
 let failed = false;
 for (const [what, get] of steps) {

@@ -2,8 +2,9 @@ import { chmod, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import os from 'node:os';
 import path from 'node:path';
 import { inspect } from 'node:util';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { createHotkey, hotkeyFromMnemonic, loadHotkey, loadOrCreateHotkey } from '../../src/platform/bittensor/keys.js';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { operatorHotkey } from '../../src/cli/identity.js';
+import { createHotkey, hotkeyFromMnemonic, loadHotkey, loadOrCreateHotkey, walletHotkeyFile } from '../../src/platform/bittensor/keys.js';
 import { verifySignature } from '../../src/platform/bittensor/protocol.js';
 import { TEST_KEYS } from './vectors.js';
 
@@ -107,5 +108,49 @@ describe('hotkeys', () => {
     await chmod(file(), 0o600);
     const error = await loadHotkey(file()).catch((reason: Error) => reason);
     expect((error as Error).message).not.toContain('height opera');
+  });
+});
+
+describe('a Bittensor wallet', () => {
+  it('is found where Bittensor keeps it', () => {
+    expect(walletHotkeyFile({ name: 'w', hotkey: 'h', path: '/wallets' })).toBe('/wallets/w/hotkeys/h');
+    expect(walletHotkeyFile({ name: 'w', path: '~/own' })).toBe(path.join(os.homedir(), 'own/w/hotkeys/default'));
+    expect(walletHotkeyFile({})).toBe(path.join(os.homedir(), '.bittensor/wallets/default/hotkeys/default'));
+  });
+
+  it.each(['../other', 'a/b', '..', '', '.'])('has no name that leads elsewhere ("%s")', (name) => {
+    expect(() => walletHotkeyFile({ name })).toThrow(/no plain name/);
+    expect(() => walletHotkeyFile({ hotkey: name })).toThrow(/no plain name/);
+  });
+});
+
+describe("the operator's hotkey", () => {
+  const NAMES = ['FLYWHEEL_HOTKEY_FILE', 'FLYWHEEL_WALLET_NAME', 'FLYWHEEL_WALLET_HOTKEY', 'FLYWHEEL_HOTKEY_MNEMONIC'];
+  beforeEach(() => {
+    for (const name of NAMES) vi.stubEnv(name, '');
+  });
+  afterEach(() => vi.unstubAllEnvs());
+
+  it('comes from a wallet named on the command line, whatever the environment says', async () => {
+    const made = await createHotkey(path.join(dir, 'w', 'hotkeys', 'h'));
+    vi.stubEnv('FLYWHEEL_HOTKEY_MNEMONIC', TEST_KEYS.miner.mnemonic);
+    expect((await operatorHotkey({ walletName: 'w', walletHotkey: 'h', walletPath: dir }))?.address).toBe(made.address);
+  });
+
+  it('comes from words in the environment, which no process started later inherits', async () => {
+    vi.stubEnv('FLYWHEEL_HOTKEY_MNEMONIC', TEST_KEYS.miner.mnemonic);
+    expect((await operatorHotkey({}, true))?.address).toBe(TEST_KEYS.miner.ss58);
+    expect(process.env.FLYWHEEL_HOTKEY_MNEMONIC).toBeUndefined();
+  });
+
+  it('is not guessed when two are named, and there is none when none is', async () => {
+    await expect(operatorHotkey({ hotkeyFile: file(), walletName: 'w' })).rejects.toThrow(/Two hotkeys are named/);
+    vi.stubEnv('FLYWHEEL_HOTKEY_FILE', file());
+    vi.stubEnv('FLYWHEEL_HOTKEY_MNEMONIC', TEST_KEYS.miner.mnemonic);
+    const error = await operatorHotkey().catch((reason: Error) => reason);
+    expect((error as Error).message).toMatch(/names several hotkeys/);
+    expect((error as Error).message).not.toContain(TEST_KEYS.miner.mnemonic);
+    for (const name of NAMES) vi.stubEnv(name, '');
+    expect(await operatorHotkey()).toBeNull();
   });
 });

@@ -168,7 +168,7 @@ function readStamp(file: string): Stamp | null {
 }
 
 /** uv from PATH, else one in a private environment of the cache, put there by pip. */
-async function ensureUv(python: string, onProgress: OnProgress): Promise<string> {
+export async function ensureUv(python: string, onProgress: OnProgress): Promise<string> {
   const onPath = findOnPath('uv');
   if (onPath !== null) return onPath;
   const folder = path.join(cacheDir(), 'uv');
