@@ -22,6 +22,10 @@ NEARLY = 0.001
 """Brier scores closer than this count as equal: the stronger regularisation is taken"""
 SCALE_PRIOR = (1.5, 0.25)
 """standard deviations of a about 1 and of b about 0 before any evidence: a shift of the boundary must be earned"""
+SHIFT_EVIDENCE = 40.0
+"""independent images (see `evidence`) below which a calibration may not shift the boundary at all"""
+CUT_FOLDS, CUT_RESAMPLES, CUT_CONFIDENCE = 5, 1000, 0.95
+"""the boundary moves when its out-of-fold gain is above 0 in this share of bootstrap resamples by group"""
 EPSILON = 1e-4
 """added to standard deviations: features that never vary stay harmless"""
 
@@ -272,3 +276,54 @@ def vote(probabilities: Sequence[Array], weights: Sequence[float]) -> Array:
 def calibrate(p: Array, a: float, b: float) -> Array:
     """The bundle's calibration: sigmoid(a * logit(p) + b), p clamped to [1e-6, 1 - 1e-6]."""
     return sigmoid(a * logit(p) + b)
+
+
+def best_cut(z: Array, y: Labels, weights: Array) -> float:
+    """The boundary on `z` of the largest weighted accuracy: the middle of the widest range that reaches it, nearest to 0 of several."""
+    order = np.argsort(z, kind="stable")
+    cuts = z[order]
+    # accuracy when everything above the i-th smallest is called positive
+    gains = np.where(y[order] == 1, -weights[order], weights[order])
+    reached = weights[y == 1].sum() + np.concatenate([[0.0], np.cumsum(gains)])
+    edges = np.concatenate([[cuts[0] - 1.0], cuts, [cuts[-1] + 1.0]])
+    low, high = edges[:-1], edges[1:]
+    good = (reached >= reached.max() - 1e-12) & (high > low)
+    if (good & (low <= 0) & (high >= 0)).any():
+        return 0.0
+    middles = (low[good] + high[good]) / 2
+    return float(middles[np.argmin(np.abs(middles))]) if len(middles) else 0.0
+
+
+def fit_calibration(logits: Array, labels: Labels, groups: Sequence[str], seed: int) -> dict[str, float | int | str]:
+    """Calibration of the vote's logits [n, v] of `n` images in `v` views, classes evenly weighted as validators draw them.
+
+    Temperature alone where few groups are known, Platt scaling from SHIFT_EVIDENCE on. Then the boundary: log loss asks for
+    honest probabilities, which is not yet the most right answers at 0.5. Where the best boundary of other folds wins on groups
+    it was not chosen on, beyond reasonable doubt, it is moved to 0.5 by folding it into b. Returns the bundle's `calibration`.
+    """
+    views, known = logits.shape[1], evidence(labels, groups)
+    image_weights = row_weights(labels, groups, np.ones(len(labels)), 0.0)
+    y, w = np.repeat(labels, views), np.repeat(image_weights / views, views)
+    kind = "platt" if known >= SHIFT_EVIDENCE else "temperature"
+    a, b = fit_scale(logits.reshape(-1), y, w, known, shift=kind == "platt")
+    out: dict[str, float | int | str] = {"kind": kind, "a": a, "b": b, "n": len(labels)}
+    if known < SHIFT_EVIDENCE:
+        return out
+    z = a * logits + b
+    fold = group_folds(groups, [int(label) for label in labels], CUT_FOLDS, seed)
+    gain = np.zeros(len(labels))
+    for k in range(CUT_FOLDS):
+        inside = fold == k
+        outside = np.repeat(~inside, views)
+        if len(np.unique(y[outside])) < 2:
+            continue
+        cut = best_cut(z.reshape(-1)[outside], y[outside], w[outside])
+        truth = labels[inside, None] == 1
+        gain[inside] = image_weights[inside] * (((z[inside] > cut) == truth).mean(1) - ((z[inside] > 0) == truth).mean(1))
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    by_group = np.bincount(index, gain, len(names))
+    drawn = np.random.default_rng((seed, 13)).integers(0, len(names), (CUT_RESAMPLES, len(names)))
+    if float((by_group[drawn].sum(1) > 0).mean()) >= CUT_CONFIDENCE:
+        cut = best_cut(z.reshape(-1), y, w)
+        out |= {"b": b - cut, "threshold": float(sigmoid(np.array(cut)))}
+    return out

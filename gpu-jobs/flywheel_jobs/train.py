@@ -31,6 +31,7 @@ from .heads import (
     Rows,
     calibrate,
     evidence,
+    fit_calibration,
     fit_scale,
     group_folds,
     out_of_fold,
@@ -148,7 +149,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
         weights, ensemble = [float(one.weight) for one in parent.trained.members], None
     else:
         weights, ensemble = _vote_weights(members, held, views, seed)
-    calibration = _calibration(members, weights, tuned, max(views, CALIBRATE_VIEWS))
+    calibration = _calibration(members, weights, tuned, max(views, CALIBRATE_VIEWS), seed)
     truth = _labels(held)
     alone = [member.probabilities(held, 0, "validate")[:, 0] for member in members]
     together = calibrate(vote(alone, weights), calibration["a"], calibration["b"])
@@ -632,11 +633,10 @@ def _pairs(members: list[_Member], alone: list[Array], truth: Labels) -> list[di
     ]
 
 
-def _calibration(members: list[_Member], weights: list[float], tuned: list[ImageRow], views: int) -> dict[str, Any]:
-    """Platt scaling of the vote on challenge views of the calibration pool."""
+def _calibration(members: list[_Member], weights: list[float], tuned: list[ImageRow], views: int, seed: int) -> dict[str, Any]:
+    """Scaling and boundary of the vote on challenge views of the calibration pool."""
     p = vote([member.probabilities(tuned, views, "calibrate")[:, 1:] for member in members], weights)
-    a, b = _scale(logit(p), tuned, shift=True)
-    return {"kind": "platt", "a": a, "b": b, "n": len(tuned)}
+    return fit_calibration(logit(p), _labels(tuned), [row.group for row in tuned], seed)
 
 
 # --- what is told of the run -----------------------------------------------------------------------------------------

@@ -4,9 +4,11 @@ import pytest
 from flywheel_jobs.heads import (
     Head,
     Rows,
+    best_cut,
     calibrate,
     choose_strength,
     evidence,
+    fit_calibration,
     fit_head,
     fit_scale,
     group_folds,
@@ -152,3 +154,54 @@ def test_the_vote_is_the_weighted_mean_and_calibration_the_bundles_formula():
     p = vote([np.array([0.2]), np.array([0.6])], [0.25, 0.75])
     assert p[0] == pytest.approx(0.5)
     assert calibrate(p, 2.0, 1.0)[0] == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def skewed(n: int, views: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Logits whose log loss and whose right answers ask for different boundaries: few positives far out pull the sigmoid flat."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    far = rng.random(n) < 0.25
+    middle = np.where(y == 0, -1.2, np.where(far, 9.0, -0.6))
+    z = middle[:, None] + rng.normal(0, np.where((y == 1) & far, 1.0, 0.2)[:, None], (n, views))
+    return z, y, [f"g{i}" for i in range(n)]
+
+
+def test_best_cut_is_the_middle_of_the_range_with_the_most_right_answers() -> None:
+    z, y = np.array([-3.0, -2.0, 1.0, 2.0, 5.0]), np.array([0, 0, 0, 1, 1])
+    assert best_cut(z, y, np.full(5, 0.2)) == pytest.approx(1.5)
+    # a boundary of 0 that is as good as any stays
+    assert best_cut(np.array([-1.0, 1.0]), np.array([0, 1]), np.full(2, 0.5)) == 0.0
+    # all weight on one class: everything is called that
+    assert best_cut(np.array([1.0, 2.0]), np.array([0, 0]), np.full(2, 0.5)) > 2.0
+
+
+def test_the_boundary_moves_to_where_most_answers_are_right_and_0_5_is_it() -> None:
+    z, y, groups = skewed(600)
+    found = fit_calibration(z, y, groups, seed=1)
+    plain = fit_scale(z.reshape(-1), np.repeat(y, 3), np.full(1800, 1 / 1800), 600.0)
+    fresh, truth, _ = skewed(600, seed=9)
+
+    def right(a: float, b: float) -> float:
+        return float(((a * fresh + b > 0) == (truth[:, None] == 1)).mean())
+
+    assert found["kind"] == "platt"
+    assert found["threshold"] != 0.5
+    # held against images that no boundary was chosen on
+    assert right(float(found["a"]), float(found["b"])) > right(*plain) + 0.01
+
+
+def test_an_honest_boundary_stays_where_it_is() -> None:
+    rng = np.random.default_rng(3)
+    y = np.arange(400) % 2
+    z = rng.normal(2.0 * y - 1.0, 1.0)[:, None]
+    moved = ["threshold" in fit_calibration(z, y, [f"g{i}" for i in range(400)], seed) for seed in range(5)]
+    assert sum(moved) <= 1
+
+
+def test_few_groups_get_a_temperature_and_no_shift() -> None:
+    z, y, _ = skewed(600)
+    found = fit_calibration(z, y, [f"clip-{i % 2}-{i % 7}" for i in range(600)], seed=1)
+    assert found["kind"] == "temperature"
+    assert found["b"] == 0.0
+    assert found["a"] > 0
+    assert "threshold" not in found
