@@ -240,7 +240,7 @@ if (SVG !== null) {
     path.resolve(root, SVG),
     svg([
       {
-        title: 'Promoted, by true difference (correlation 0.2, labelled set of the needed size)',
+        title: 'Promoted, by true difference (correlation 0.2)',
         x: { label: 'true difference, points of accuracy', min: -2, max: 4, ticks: [-2, -1, 0, 1, 2, 3, 4] },
         y: { label: 'share promoted', min: 0, max: 1, format: percent },
         series: [
@@ -251,7 +251,7 @@ if (SVG !== null) {
         ],
       },
       {
-        title: 'Power at +2 points, by groups of four challenges (correlation 0.2, first of the quarter)',
+        title: 'Power at +2 points, by groups of four challenges (correlation 0.2)',
         x: { label: 'independent groups, both classes together', min: 0, max: 6000, ticks: [0, 1000, 2000, 3000, 4000, 5000, 6000] },
         y: { label: 'share promoted', min: 0, max: 1, format: percent },
         series: byGroups,

@@ -25,7 +25,7 @@ interface Independent {
 const rng = seededRng('independent computation');
 /** What comes over the wire: right and wrong, 0.5, missing, out of range; a class alone, another hotkey at the UID. */
 function make(length: number, wild: boolean, positives: number): Case {
-  const labels = Array.from({ length }, () => (rng.next() < positives ? 1 : 0) as Label);
+  const labels = Array.from({ length }, () => (rng.next() < positives ? 1 : 0));
   const predictions = labels.map((label) => {
     const u = rng.next();
     if (wild && u < 0.06) return -1;
