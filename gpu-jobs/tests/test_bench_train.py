@@ -1,0 +1,57 @@
+"""The training bench: what counts as a source, a camera and a clip, what is left out, and how intervals are drawn."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
+from train import Photos, interval, place, units
+
+
+def world() -> Photos:
+    """Two clips and a single photograph of one source, three photographs of another; one clip is in `val`."""
+    told = [("Mi3-Lab/workzone", f"demo/{city}.mp4#t={t}") for city in ("boston", "houston") for t in (1.0, 2.0)]
+    told += [("Tracer1337/gtsdb", f"images/{n}.jpg") for n in range(3)]
+    source, camera, clip = (np.array(column) for column in zip(*(place(*one) for one in told), strict=True))
+    val = np.array([False, False, True, True, False, False, False])
+    return Photos([str(n) for n in range(7)], np.array([1, 1, 1, 0, 0, 1, 0]), val, source, camera, clip)
+
+
+def test_a_video_is_one_camera_and_one_clip_a_still_is_a_clip_of_its_sources_camera() -> None:
+    photos = world()
+    assert photos.camera.tolist() == ["roadwork/boston"] * 2 + ["roadwork/houston"] * 2 + ["gtsdb"] * 3
+    assert len(set(photos.clip[:4])) == 2
+    assert len(set(photos.clip[4:])) == 3
+
+
+def test_only_the_train_split_is_left_out_in_turn_and_each_photograph_once() -> None:
+    photos = world()
+    found = units(photos)
+    assert [len(found[name]) for name in ("leaveOneCityOut", "leaveOneSourceOut", "camerasNeverSeen")] == [1, 2, 2]
+    for name in ("leaveOneSourceOut", "camerasNeverSeen"):
+        assert np.array_equal(np.sum(found[name], axis=0), (~photos.val).astype(int))
+
+
+def test_the_interval_takes_clips_whole() -> None:
+    # one clip right, one wrong: whole clips swing from 0 to 1, single images would not
+    y = np.array([1] * 20 + [0] * 20)
+    p = np.full(40, 0.9)
+    one = interval([p], y, np.array(["a"] * 20 + ["b"] * 20))
+    many = interval([p], y, np.array([str(n) for n in range(40)]))
+    assert one["accuracy"]["mean"] == many["accuracy"]["mean"] == pytest.approx(0.5)
+    assert one["accuracy"]["ci95"] == [0.0, 1.0]
+    assert many["accuracy"]["ci95"][0] > 0.25
+    assert (one["clips"], many["clips"]) == (2, 40)
+
+
+def test_figures_are_means_over_seeds() -> None:
+    y, clips = np.array([1, 0, 1, 0]), np.array(list("abcd"))
+    right, wrong = np.array([0.9, 0.1, 0.9, 0.1]), np.array([0.1, 0.9, 0.1, 0.9])
+    found = interval([right, wrong], y, clips)
+    assert found["accuracy"]["mean"] == pytest.approx(0.5)
+    assert found["bySeed"] == [1.0, 0.0]
