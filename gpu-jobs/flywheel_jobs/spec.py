@@ -117,6 +117,7 @@ class ImageRow:
     provider: str | None
     intent: int | None
     weight: float
+    twin: str | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -145,6 +146,7 @@ def read_manifest(objects: FileObjects, digest: str, what: str, refuse_test: boo
                 provider=raw.get("provider"),
                 intent=raw.get("intent"),
                 weight=float(raw.get("weight", 1)),
+                twin=raw.get("twin"),
             )
         )
     if refuse_test:

@@ -105,3 +105,41 @@ def test_voters_of_one_class_are_refused_with_the_counts(ctx, candidates):
 def test_no_candidates_is_an_empty_list_of_votes(ctx):
     output, found = votes(ctx, [], world(ctx.objects, "train", 6, 1, 1))
     assert (output["count"], found) == (0, {})
+
+
+def twins(ctx, pairs, swapped=()):
+    """Pairs of one picture with orange and with blue marks, each of a group of its own that no photograph has."""
+    made = []
+    for number in range(pairs):
+        hue = int(np.random.default_rng(number).integers(0, 255))
+        two = [ctx.objects.put(scene(side, np.random.default_rng((number, 1)), hue)) for side in (0, 1)]
+        meant = (1, 0) if number in swapped else (0, 1)
+        for side in (0, 1):
+            more = {"provider": "composite", "intent": meant[side], "twin": two[1 - side], "parents": []}
+            made.append(row(two[side], None, "train", f"street-{number}", **more))
+    return sorted(made, key=lambda one: one["digest"])
+
+
+def test_twins_are_voted_on_as_pairs_and_both_pass_or_neither(ctx):
+    asked = twins(ctx, 16)
+    _, found = votes(ctx, asked, world(ctx.objects, "train", 10, 2, 1))
+    for one in asked:
+        assert np.allclose(np.add(found[one["digest"]], found[one["twin"]]), 1, atol=1e-5)
+    right = [all((p > 0.5) == bool(one["intent"]) for p in found[one["digest"]]) for one in asked]
+    assert np.mean(right) > 0.8
+
+
+def test_a_twin_whose_intents_were_mixed_up_is_not_believed(ctx):
+    # the intent of an image never reaches the heads that vote on it: the pair is judged by what it shows
+    asked = twins(ctx, 16, swapped=(3,))
+    _, found = votes(ctx, asked, world(ctx.objects, "train", 10, 2, 1))
+    mixed = [one for one in asked if one["group"] == "street-3"]
+    assert all((p > 0.5) != bool(one["intent"]) for one in mixed for p in found[one["digest"]])
+
+
+def test_few_twins_are_voted_on_singly(ctx):
+    asked = twins(ctx, 3)
+    train = world(ctx.objects, "train", 10, 2, 1)
+    _, found = votes(ctx, asked, train)
+    _, alone = votes(ctx, [{**one, "twin": None} for one in asked], train)
+    assert found == alone

@@ -102,6 +102,8 @@ def test_composites_come_as_twins_of_one_background(world: World) -> None:
         background: Counter(r["intent"] for r in rows if r["parents"][0] == background) for background in {r["parents"][0] for r in rows}
     }
     assert len(rows) == 12
+    known = {r["digest"]: r for r in rows}
+    assert all(known[r["twin"]]["twin"] == r["digest"] and known[r["twin"]]["intent"] == 1 - r["intent"] for r in rows)
     assert all(count[0] == count[1] for count in intents.values()), "a background tells nothing of the label"
 
 

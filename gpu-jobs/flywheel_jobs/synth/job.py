@@ -123,14 +123,20 @@ def run(ctx: JobContext, job_input: Row) -> Row:
     slots = _slots(failures, int(job_input["perFailure"]), int(job_input["maxImages"]))
     source = _Source(ctx)
     made: dict[str, Row] = {}
+    pairs: dict[tuple[str, int], list[Row]] = {}
     skipped: list[Row] = []
     for done, slot in enumerate(slots, 1):
         result = _make(slot, corpus, providers, seed, source)
         if isinstance(result, str):
             skipped.append({"parent": slot.failure["digest"], "reason": result})
         else:
-            made.setdefault(result["digest"], result)
+            kept = made.setdefault(result["digest"], result)
+            if kept is result and result["provider"] == "composite":
+                pairs.setdefault((slot.failure["digest"], slot.pair), []).append(result)
         ctx.progress.step("synthesize", done, len(slots), "images")
+    for pair in pairs.values():
+        if len(pair) == 2 and pair[0]["parents"] == pair[1]["parents"]:
+            pair[0]["twin"], pair[1]["twin"] = pair[1]["digest"], pair[0]["digest"]
     rows = [made[digest] for digest in sorted(made)]
     by_provider, by_intent = Counter(row["provider"] for row in rows), Counter(str(row["intent"]) for row in rows)
     return {

@@ -91,6 +91,8 @@ export const ImageRow = z.object({
   provider: z.string().nullable().default(null),
   /** what the generator meant to make: a vote of the label consensus, never the truth by itself */
   intent: Label.nullable().default(null),
+  /** the same picture made with the other intent: same background, places, light and camera. The label job votes on the pair */
+  twin: Digest.nullable().optional(),
   /** weight in the training loss, > 0; unreviewed consensus labels weigh less */
   weight: z.number().positive().default(1),
   width: z.number().int().positive(),
