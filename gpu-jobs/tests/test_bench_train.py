@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
-from train import Photos, interval, place, units
+from train import Photos, gain, interval, place, units
 
 
 def world() -> Photos:
@@ -55,3 +55,13 @@ def test_figures_are_means_over_seeds() -> None:
     found = interval([right, wrong], y, clips)
     assert found["accuracy"]["mean"] == pytest.approx(0.5)
     assert found["bySeed"] == [1.0, 0.0]
+
+
+def test_a_gain_is_paired_photograph_by_photograph() -> None:
+    y, clips = np.array([1, 1, 0, 0] * 10), np.array([str(n) for n in range(40)])
+    base = np.where(np.arange(40) % 4 == 0, 0.1, np.where(y == 1, 0.9, 0.1))
+    better = np.where(y == 1, 0.9, 0.1)
+    assert gain([base], [base], y, clips) == {"mean": 0.0, "ci95": [0.0, 0.0]}
+    found = gain([better], [base], y, clips)
+    assert found["mean"] == pytest.approx(0.25)
+    assert 0 < found["ci95"][0] < 0.25 < found["ci95"][1]
