@@ -1,7 +1,10 @@
 import { readFileSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
+import os from 'node:os';
 import path from 'node:path';
 import sharp from 'sharp';
 import { describe, expect, it } from 'vitest';
+import { InferencePool } from '../../src/platform/inference/pool.js';
 import {
   decodeSquare,
   ImageError,
@@ -10,7 +13,7 @@ import {
   tensorLength,
   writeTensor,
 } from '../../src/platform/inference/preprocess.js';
-import { INFERENCE_FIXTURES } from '../support/bundle.js';
+import { INFERENCE_FIXTURES, writeBundle } from '../support/bundle.js';
 
 interface Golden {
   file: string;
@@ -24,6 +27,8 @@ const file = (name: string): Buffer => readFileSync(path.join(INFERENCE_FIXTURES
 /** Stated tolerance: what another build of the JPEG decoder may differ by. On the machine of record it is 0 throughout. */
 const MAX_LEVELS = 1;
 const MEAN_LEVELS = 0.01;
+/** What that may do to a prediction. On the machine of record it does nothing. */
+const MAX_DP = 1e-3;
 
 describe('preprocessing', () => {
   it.each(golden)('equals Pillow for $file at $size, $interpolation', async ({ file: name, size, interpolation, expected }) => {
@@ -40,6 +45,36 @@ describe('preprocessing', () => {
     }
     expect(most).toBeLessThanOrEqual(MAX_LEVELS);
     expect(sum / want.length).toBeLessThanOrEqual(MEAN_LEVELS);
+  });
+
+  it.each([
+    { size: 48, interpolation: 'bilinear' },
+    { size: 128, interpolation: 'bicubic' },
+  ] as const)("gives the prediction that training's own pixels give, at $size, $interpolation", async ({ size, interpolation }) => {
+    const home = await mkdtemp(path.join(os.tmpdir(), 'flywheel-parity-'));
+    const quiet = { info: () => undefined, warn: () => undefined, error: () => undefined };
+    const { dir, bundle } = await writeBundle(home, {
+      members: [
+        { model: 'bright', weight: 0.5, size, interpolation },
+        { model: 'red', weight: 0.5, size, interpolation },
+      ],
+    });
+    const pool = await InferencePool.start({ bundleDir: dir, digest: null, processes: 1, threads: 1, logger: quiet });
+    try {
+      const cases = golden.filter((one) => one.size === size && one.interpolation === interpolation);
+      expect(cases.length).toBeGreaterThan(0);
+      for (const one of cases) {
+        const { preprocess } = bundle.members[0]!;
+        const rgb = await sharp(file(one.expected)).removeAlpha().toColourspace('srgb').raw().toBuffer();
+        const tensor = new Float32Array(tensorLength(preprocess));
+        writeTensor({ side: size, rgb }, preprocess, tensor, 0);
+        const [served, trained] = [await pool.predict(file(one.file)), await pool.predict({ tensor })];
+        expect(Math.abs(served.prediction - trained.prediction), one.file).toBeLessThanOrEqual(MAX_DP);
+      }
+    } finally {
+      await pool.stop(0);
+      await rm(home, { recursive: true, force: true });
+    }
   });
 
   it('leaves an image that already has the size as it is', async () => {

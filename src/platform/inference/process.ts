@@ -74,6 +74,8 @@ interface Bounds {
 const DECODERS = 4;
 /** A batch must bring the time an image down to this share to be worth the waiting. */
 const BATCH_GAIN = 0.85;
+/** What a batch of two must reach for a larger one to be tried at all. */
+const PAIR_GAIN = 0.95;
 /** A model this slow, ms an image, is not batched: the first image would wait seconds for the last. */
 const SLOW_MS = 150;
 /** Weight of each new measurement in the moving average of a member's time. */
@@ -138,7 +140,9 @@ async function start(message: StartMessage): Promise<void> {
     };
     await timed(1);
     const perImageMs = Math.min(await timed(1), await timed(1));
-    if (message.maxBatch > 1 && perImageMs < SLOW_MS) {
+    // Two first: the memory that a large batch takes is never given back, and most CPUs gain nothing from any.
+    const pair = message.maxBatch > 1 && perImageMs < SLOW_MS ? Math.min(await timed(2), await timed(2), await timed(2)) : perImageMs;
+    if (pair < perImageMs * PAIR_GAIN) {
       await timed(message.maxBatch);
       const batched = Math.min(await timed(message.maxBatch), await timed(message.maxBatch));
       // On CPUs a batch often takes longer an image than one alone, and keeps the first waiting for the last.
