@@ -73,9 +73,9 @@ interface Bounds {
 /** Images decoded at once: as many as libuv has threads; more would only hold memory. */
 const DECODERS = 4;
 /** A batch must bring the time an image down to this share to be worth the waiting. */
-const BATCH_GAIN = 0.85;
-/** What a batch of two must reach for a larger one to be tried at all. */
-const PAIR_GAIN = 0.95;
+const BATCH_GAIN = 0.9;
+/** What each doubling must bring the time an image down to, for the next to be tried. */
+const STEP_GAIN = 0.95;
 /** A model this slow, ms an image, is not batched: the first image would wait seconds for the last. */
 const SLOW_MS = 150;
 /** Weight of each new measurement in the moving average of a member's time. */
@@ -140,16 +140,17 @@ async function start(message: StartMessage): Promise<void> {
     };
     await timed(1);
     const perImageMs = Math.min(await timed(1), await timed(1));
-    // Two first: the memory that a large batch takes is never given back, and most CPUs gain nothing from any.
-    const pair = message.maxBatch > 1 && perImageMs < SLOW_MS ? Math.min(await timed(2), await timed(2), await timed(2)) : perImageMs;
-    if (pair < perImageMs * PAIR_GAIN) {
-      await timed(message.maxBatch);
-      const batched = Math.min(await timed(message.maxBatch), await timed(message.maxBatch));
-      // On CPUs a batch often takes longer an image than one alone, and keeps the first waiting for the last.
-      if (batched < perImageMs * BATCH_GAIN) {
-        batchLimit = message.maxBatch;
-        savingMs = perImageMs - batched;
-      }
+    // Twice as many as long as that pays: the memory that a large batch takes is never given back, and most CPUs gain little.
+    let best = { size: 1, ms: perImageMs };
+    for (let size = 2; size <= message.maxBatch && perImageMs < SLOW_MS; size *= 2) {
+      const ms = Math.min(await timed(size), await timed(size), await timed(size));
+      if (ms > best.ms * STEP_GAIN) break;
+      best = { size, ms };
+    }
+    // The first image waits for the last: a small gain is not worth that.
+    if (best.ms < perImageMs * BATCH_GAIN) {
+      batchLimit = best.size;
+      savingMs = perImageMs - best.ms;
     }
     for (const result of results) {
       if (!result.ok) throw new Error(`the warm-up gave no prediction: ${result.message}`);
