@@ -13,10 +13,12 @@ const quiet = { debug() {}, info() {}, warn() {}, error() {} };
 const axon = await openAxon('127.0.0.1', 0, {
   verifier,
   permit: (hotkey) => (hotkey === validator ? null : 'Unrecognized hotkey'),
-  priority: () => 1000,
+  rate: () => true,
   unavailable: () => null,
   answer: async () => ({ prediction: 0.5 }),
   answered: () => undefined,
+  stage: () => undefined,
+  clockSeen: () => undefined,
   ended: () => undefined,
   logger: quiet,
 });
