@@ -1,6 +1,11 @@
 // Our axon with a model that does nothing: the protocol alone, all of it. HTTP, headers, signature, nonce, permit, body,
-// base64, the image's header; no journal, no inference.
+// base64, the image's header, used nonces recorded; no journal, no inference.
+import { mkdtempSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { openAxon } from '../../dist/miner/axon.js';
+import { NonceLog, NonceTable } from '../../dist/miner/nonces.js';
+import { RateLimiter } from '../../dist/miner/rate.js';
 import { Verifier } from '../../dist/miner/verify.js';
 import { protocolReady, verifySignature } from '../../dist/platform/bittensor/protocol.js';
 import { newKey } from './common.mjs';
@@ -8,12 +13,16 @@ import { newKey } from './common.mjs';
 const [validator, seed] = process.argv.slice(2);
 await protocolReady();
 const key = await newKey(Buffer.from(seed, 'hex'));
-const verifier = new Verifier(key.address, () => BigInt(Date.now()) * 1_000_000n);
 const quiet = { debug() {}, info() {}, warn() {}, error() {} };
+// Used nonces go to the disk, as in the miner.
+const folder = mkdtempSync(path.join(os.tmpdir(), 'flywheel-bench-nonces-'));
+const { log } = NonceLog.open(path.join(folder, 'nonces'), quiet);
+const verifier = new Verifier(key.address, () => BigInt(Date.now()) * 1_000_000n, new NonceTable(undefined, log));
+const rates = new RateLimiter({ perSecond: 1e6, burst: 1e6 }, () => performance.now());
 const axon = await openAxon('127.0.0.1', 0, {
   verifier,
   permit: (hotkey) => (hotkey === validator ? null : 'Unrecognized hotkey'),
-  rate: () => true,
+  rate: (hotkey) => rates.take(hotkey),
   unavailable: () => null,
   answer: async () => ({ prediction: 0.5 }),
   answered: () => undefined,
@@ -32,4 +41,8 @@ const used = process.cpuUsage(before);
 process.stdout.write(
   `${JSON.stringify({ ready: true, port: axon.port, hotkey: key.address, verifyMs: (used.user + used.system) / 1000 / times })}\n`,
 );
-process.on('SIGTERM', () => process.exit(0));
+process.on('SIGTERM', () => {
+  log.close();
+  rmSync(folder, { recursive: true, force: true });
+  process.exit(0);
+});
