@@ -117,3 +117,20 @@ export function shareUpperBound(hits: number, n: number, tail = 0.05): number {
   }
   return high;
 }
+
+/**
+ * McNemar's exact two-sided test: the probability of a split at least as uneven as `one` to `other` when each of the discordant
+ * pairs falls on either side like a coin. It takes pairs as independent, so that clips make it too sure: for description only.
+ * @param one pairs that only the first has right, `other` those that only the second has; whole numbers
+ * @returns in (0, 1]; 1 without a discordant pair
+ */
+export function mcnemarP(one: number, other: number): number {
+  const n = one + other;
+  let log = -n * Math.LN2; // of C(n, 0) / 2^n
+  let tail = 0;
+  for (let k = 0; k <= Math.min(one, other); k++) {
+    tail += Math.exp(log);
+    log += Math.log((n - k) / (k + 1));
+  }
+  return Math.min(1, 2 * tail);
+}

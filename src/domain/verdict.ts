@@ -5,9 +5,10 @@
  * guess. Only truth and verified labels promote, unless configured otherwise; consensus can veto.
  */
 import type { TruthKind } from './contracts/common.js';
-import { accuracies, patternsOf, weighPatterns, type Estimate, type PairedRow, type Weighed } from './evidence.js';
+import { accuracies, patternsOf, right, weighPatterns, type Estimate, type PairedRow, type Weighed } from './evidence.js';
 import { calibrationOf, type PairedCalibration } from './calibration.js';
 import type { ValidatorProfile } from './profiles/index.js';
+import { mcnemarP } from './statistics.js';
 import { candidateAlpha, plannedInformation, spend, trialInformation, type Sequence, type Spending } from './spending.js';
 
 export type { PairedRow } from './evidence.js';
@@ -80,6 +81,8 @@ export interface Verdict {
   needGroups: number | null;
   /** challenges behind the figures */
   n: number;
+  /** challenges that only one of the two has right, and McNemar's exact two-sided p: described, never decided by, for it takes frames of a clip as independent */
+  mcnemar: { candidateOnly: number; championOnly: number; p: number };
   /** whether synthetic images are part of the evidence */
   scope: 'real only' | 'real and synthetic';
   /** challenges left out: of generators known from training, and labelled by the very models on trial */
@@ -148,6 +151,7 @@ export function judge(input: JudgeInput): Verdict {
     groups: { positive: groups.positive, negative: groups.negative },
     needGroups: decided.needGroups,
     n: evidence.n,
+    mcnemar: mcnemarOf(judged),
     scope,
     leftOut,
     calibration,
@@ -157,6 +161,17 @@ export function judge(input: JudgeInput): Verdict {
         : null,
     byTruth: byTruth(rows),
   };
+}
+
+function mcnemarOf(rows: readonly PairedRow[]): Verdict['mcnemar'] {
+  let candidateOnly = 0;
+  let championOnly = 0;
+  for (const { label, champion, candidate } of rows) {
+    const [one, two] = [right(label, champion), right(label, candidate)];
+    if (two && !one) candidateOnly += 1;
+    if (one && !two) championOnly += 1;
+  }
+  return { candidateOnly, championOnly, p: mcnemarP(candidateOnly, championOnly) };
 }
 
 const isSynthetic = (row: PairedRow): boolean => row.generator !== undefined && row.generator !== null;

@@ -7,7 +7,7 @@ import type { Label } from '../../src/domain/contracts/common.js';
 import { auc, expectedCalibrationError, metricsOf } from '../../src/domain/metrics.js';
 import { simulateReward } from '../../src/domain/reward.js';
 import { seededRng } from '../../src/domain/rng.js';
-import { shareUpperBound, tQuantile } from '../../src/domain/statistics.js';
+import { mcnemarP, shareUpperBound, tQuantile } from '../../src/domain/statistics.js';
 import { ensurePython } from '../../src/platform/python/env.js';
 
 interface Case {
@@ -20,6 +20,7 @@ interface Independent {
   figures: { accuracy: number; mcc: number; brier: number; auc: number | null; ece: number }[];
   students: number[];
   bounds: number[];
+  splits: number[];
 }
 
 const rng = seededRng('independent computation');
@@ -48,12 +49,20 @@ const bounds: [number, number][] = [
   [4, 9],
   [99, 100],
 ];
+const splits: [number, number][] = [
+  [0, 0],
+  [0, 4],
+  [7, 7],
+  [3, 12],
+  [210, 150],
+  [900, 1400],
+];
 let independent: Independent;
 
 beforeAll(async () => {
   const { python } = await ensurePython(() => undefined, { groups: 'dev' });
   const script = path.join(path.dirname(fileURLToPath(import.meta.url)), 'fixtures', 'independent.py');
-  const ran = spawnSync(python, [script], { input: JSON.stringify({ courses, figures, students, bounds }), encoding: 'utf8' });
+  const ran = spawnSync(python, [script], { input: JSON.stringify({ courses, figures, students, bounds, splits }), encoding: 'utf8' });
   if (ran.status !== 0) throw new Error(ran.stderr);
   independent = JSON.parse(ran.stdout) as Independent;
 }, 180_000);
@@ -84,8 +93,9 @@ describe('against an independent computation', () => {
     });
   });
 
-  it("Student's quantiles, far into the tails, and exact bounds of shares are the same", () => {
+  it("Student's quantiles, far into the tails, and exact bounds of shares and McNemar's test are the same", () => {
     students.forEach(([tail, df], i) => expect(tQuantile(tail, df) / (independent.students[i] as number)).toBeCloseTo(1, df < 10 ? 2 : 4));
+    splits.forEach(([one, other], i) => expect(mcnemarP(one, other) / (independent.splits[i] as number)).toBeCloseTo(1, 8));
     bounds.forEach(([hits, n], i) => expect(shareUpperBound(hits, n)).toBeCloseTo(independent.bounds[i] as number, 9));
   });
 });

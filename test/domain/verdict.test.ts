@@ -56,6 +56,16 @@ describe('a verdict', () => {
     }
   });
 
+  it("tells what McNemar's test counts, and does not decide by it", () => {
+    const rows = better(160, 1);
+    const oneClip = rows.map((r) => ({ ...r, group: `clip-${r.label}` }));
+    const [many, few] = [judged(rows), judged(oneClip)];
+    expect(many.mcnemar.candidateOnly).toBeGreaterThan(many.mcnemar.championOnly);
+    expect(many.mcnemar.p).toBeLessThan(1e-6);
+    expect(few.mcnemar).toEqual(many.mcnemar);
+    expect([many.decision, few.decision]).toEqual(['promote', 'continue']);
+  });
+
   it('keeps the champion against a clearly worse candidate', () => {
     for (let seed = 0; seed < 10; seed++) {
       expect(judged(paired({ groups: 160, perGroup: 3, champion: 0.97, candidate: 0.8, seed }), { seed }).decision).toBe('keep');
