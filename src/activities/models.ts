@@ -244,7 +244,10 @@ export function modelActivities(deps: ActivityDeps) {
         gates: {
           latencyP99Ms: Math.max(input.shadow?.p99Ms ?? 0, ...input.sets.map((s) => s.candidate.p99Ms)),
           // A machine that is busy with something else slows the champion as well: that is not held against the candidate.
-          maxLatencyP99Ms: Math.max(config.gate.maxLatencyP99Ms, ...input.sets.map((s) => s.champion.p99Ms * BUSY_ALLOWANCE)),
+          maxLatencyP99Ms: Math.max(
+            config.gate.maxLatencyP99Ms,
+            ...[input.shadow?.championP99Ms ?? 0, ...input.sets.map((s) => s.champion.p99Ms)].map((ms) => ms * BUSY_ALLOWANCE),
+          ),
           bundleBytes: bytes,
           maxBundleBytes: config.gate.maxBundleBytes,
           errors: (input.shadow?.errors ?? 0) + input.sets.reduce((sum, s) => sum + s.candidate.failed, 0),

@@ -7,6 +7,7 @@ import { ChallengeRow } from '../domain/contracts/jobs.js';
 import type { Digest } from '../domain/contracts/common.js';
 import { BadInputError } from '../domain/errors.js';
 import { type ShadowOrder } from '../domain/contracts/miner.js';
+import { quantileAtLeast } from '../domain/statistics.js';
 import { readJournal } from '../platform/journal.js';
 import { writeFileAtomic } from '../platform/fsutil.js';
 import type { TrafficRow } from '../platform/ports.js';
@@ -26,7 +27,10 @@ export interface ShadowStatistics {
   /** journaled answers that also ran on the candidate */
   answers: number;
   errors: number;
+  /** what the 99th percentile surely is at least (95%): one slow answer of sixty refuses nobody, ms */
   p99Ms: number;
+  /** the same of the champion's own answers to these requests, ms; absent in histories of older versions */
+  championP99Ms?: number;
 }
 
 export function trafficActivities(deps: ActivityDeps) {
@@ -121,9 +125,19 @@ export function trafficActivities(deps: ActivityDeps) {
 
     async shadowStatistics(input: { trial: string; sinceMs: number }): Promise<ShadowStatistics> {
       await ingest(beating());
-      const rows = (await catalog.traffic({ trial: input.trial })).flatMap((r) => (r.shadow ? [r.shadow] : []));
-      const times = rows.filter((s) => s.error === null).map((s) => s.latencyMs);
-      return { answers: rows.length, errors: rows.filter((s) => s.error !== null).length, p99Ms: quantile(times, 0.99) };
+      const rows = (await catalog.traffic({ trial: input.trial })).flatMap((r) => (r.shadow ? [{ ...r.shadow, own: r.latencyMs }] : []));
+      const answered = rows.filter((s) => s.error === null);
+      const sure = (times: number[]): number =>
+        quantileAtLeast(
+          times.sort((a, b) => a - b),
+          0.99,
+        );
+      return {
+        answers: rows.length,
+        errors: rows.length - answered.length,
+        p99Ms: sure(answered.map((s) => s.latencyMs)),
+        championP99Ms: sure(answered.map((s) => s.own)),
+      };
     },
 
     /** Brings the journal up to date in the catalog; a job of its own so that it can be run at any time. */

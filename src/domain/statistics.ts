@@ -134,3 +134,23 @@ export function mcnemarP(one: number, other: number): number {
   }
   return Math.min(1, 2 * tail);
 }
+
+/**
+ * What a quantile surely is at least: the largest value of the sample that the population's q-quantile is at or above with
+ * probability `confidence` (order statistics, exact binomial). Of few values the plain quantile is just the slowest one.
+ * @param sorted ascending @param q in (0, 1)
+ * @returns a value of the sample; 0 where it is too small to say anything
+ */
+export function quantileAtLeast(sorted: ArrayLike<number>, q: number, confidence = 0.95): number {
+  const n = sorted.length;
+  // How many of n lie above the quantile is binomial with 1 - q: with `confidence` at most `above` do.
+  let log = n * Math.log(q);
+  let within = Math.exp(log);
+  let above = 0;
+  while (within < confidence && above < n) {
+    log += Math.log((n - above) / (above + 1)) + Math.log((1 - q) / q);
+    above += 1;
+    within += Math.exp(log);
+  }
+  return above >= n ? 0 : (sorted[n - 1 - above] as number);
+}

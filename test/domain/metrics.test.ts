@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { Label } from '../../src/domain/contracts/common.js';
 import { BadInputError } from '../../src/domain/errors.js';
 import { auc, confusion, expectedCalibrationError, metricsOf, roundHalfEven, type JudgedAnswer } from '../../src/domain/metrics.js';
-import { normalQuantile, quantile, tQuantile } from '../../src/domain/statistics.js';
+import { normalQuantile, quantile, quantileAtLeast, tQuantile } from '../../src/domain/statistics.js';
 import fixture from './fixtures/scikit-learn.json' with { type: 'json' };
 
 const rowsOf = (c: { labels: number[]; predictions: number[] }) =>
@@ -94,5 +94,13 @@ describe('quantiles', () => {
     expect(quantile([1, 2, 4], 0.25)).toBe(1.5);
     expect(quantile([1, 2, 4], 1)).toBe(4);
     expect(quantile([], 0.5)).toBeNaN();
+  });
+
+  it('are surely at least a value that few enough lie above', () => {
+    const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1);
+    // Of 65 values with P(at most 2 of Binomial(65, 0.01)) = 0.973 two may lie above, of 320 six (0.956), of 5 none (0.951).
+    expect([65, 320, 5].map((n) => quantileAtLeast(upTo(n), 0.99))).toEqual([63, 314, 5]);
+    expect(quantileAtLeast([7], 0.5)).toBe(0);
+    expect(quantileAtLeast([], 0.99)).toBe(0);
   });
 });

@@ -93,13 +93,13 @@ async function set(name: string, groups: number, lead: number) {
   return { set: await objects.putJsonl(rows), champion: await evaluation(answers[0]), candidate: await evaluation(answers[1]) };
 }
 const shadow = { answers: 50, errors: 0, p99Ms: 5, disagreement: 0, replayed: 0 };
-const look = async (number: number, sets: Awaited<ReturnType<typeof set>>[], trial = 'trial-1') =>
+const look = async (number: number, sets: Awaited<ReturnType<typeof set>>[], trial = 'trial-1', live: object = {}) =>
   new MockActivityEnvironment().run<[Parameters<typeof judgePair>[0]], Awaited<ReturnType<typeof judgePair>>, typeof judgePair>(judgePair, {
     turn: 't',
     config,
     sets,
     candidate,
-    shadow,
+    shadow: { ...shadow, ...live },
     look: number,
     seed: 1,
     champion,
@@ -145,6 +145,15 @@ describe('looks of a trial', () => {
     );
     await look(1, [await set('four', 120, 0.02)]);
     expect(kept(1).spending?.candidate).toBe(3);
+  });
+
+  it('refuse a slow candidate, but not for a machine on which the champion was as slow at the same requests', async () => {
+    models.splice(0, models.length, model('candidate', 1, {}));
+    const sets = [await set('six', 200, 0.19)];
+    expect((await look(1, sets, 'trial-1', { p99Ms: 60_000, championP99Ms: 55_000 })).decision).toBe('promote');
+    const slow = await look(1, sets, 'trial-1', { p99Ms: 60_000, championP99Ms: 20 });
+    expect(slow).toMatchObject({ decision: 'keep' });
+    expect(slow.reason).toMatch(/its p99 latency is 60000 ms/);
   });
 
   it('promote what is far better, and the gate alone never spends', async () => {
