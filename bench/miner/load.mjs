@@ -90,6 +90,11 @@ class Connection {
     return this;
   }
   take(piece) {
+    // What nobody asked for is the server's farewell to an idle connection.
+    if (this.answer === null) {
+      this.closed = true;
+      return;
+    }
     this.text += piece;
     const end = this.text.indexOf('\r\n\r\n');
     if (end < 0) return;
@@ -173,7 +178,7 @@ if (job.arrivals === undefined) {
   for (const one of all) one.socket.destroy();
 } else {
   const { arrivals } = job;
-  const idle = await Promise.all(Array.from({ length: 8 }, () => new Connection(uuidOf()).open()));
+  const idle = [];
   counting = true;
   process.stdout.write(`${JSON.stringify({ measuring: true })}\n`);
   const began = performance.now();
@@ -187,7 +192,10 @@ if (job.arrivals === undefined) {
     while (performance.now() < began + at) await new Promise((resolve) => setImmediate(resolve));
     behind = Math.max(behind, performance.now() - began - at);
     const work = (async () => {
-      const one = idle.pop() ?? (await new Connection(uuidOf()).open());
+      // As the real client: a connection is opened when one is needed, and kept.
+      let one = idle.pop();
+      while (one?.closed === true) one = idle.pop();
+      one ??= await new Connection(uuidOf()).open();
       const fresh = now();
       one.nonce = fresh > one.nonce ? fresh : one.nonce + 1n;
       await one.send(make(i, one.uuid, one.nonce));
