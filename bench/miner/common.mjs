@@ -65,22 +65,25 @@ export function killAll() {
   for (const child of children) child.kill('SIGKILL');
 }
 
-/** CPU seconds of a process and of all below it, and their resident memory in bytes; by /proc, so Linux only. */
+/** CPU seconds of a process and of all below it, their resident memory and its own in MiB; by /proc, so Linux only. */
 export function usage(pid) {
   const all = tree(pid);
   let cpuS = 0;
   let rss = 0;
+  let ownRss = 0;
   for (const id of all) {
     try {
       const stat = readFileSync(`/proc/${id}/stat`, 'utf8');
       const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
       cpuS += (Number(fields[11]) + Number(fields[12])) / 100;
-      rss += Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, 'utf8'))?.[1] ?? 0) * 1024;
+      const mine = Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${id}/status`, 'utf8'))?.[1] ?? 0) * 1024;
+      rss += mine;
+      if (id === pid) ownRss = mine;
     } catch {
       // It ended between the listing and the reading.
     }
   }
-  return { cpuS, rssMiB: rss / 2 ** 20, processes: all.length };
+  return { cpuS, rssMiB: rss / 2 ** 20, ownRssMiB: ownRss / 2 ** 20, processes: all.length };
 }
 export function tree(pid) {
   const found = [pid];
