@@ -1,12 +1,15 @@
 // The limit that the miner is held against: a loop of decoding and the same ONNX sessions, with the miner's own
-// preprocessing, the same number of threads, nothing else. Prints the time of each image.
+// preprocessing, the same number of threads, nothing else. Prints the time of each image. With `arrivals` (ms) it is the ideal
+// queue itself: the same images come at those moments, one at a time is answered, and nothing lies between; idle moments then
+// cool caches and threads as they do for the miner, which a loop without a pause never sees.
 import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { InferenceSession, Tensor } from 'onnxruntime-node';
 import { loadBundle } from '../../dist/platform/inference/bundle.js';
 import { decodeSquare, resizeSquare, tensorLength, writeTensor } from '../../dist/platform/inference/preprocess.js';
 
-const { bundleDir, imagesDir, threads, seconds, least } = JSON.parse(process.argv[2]);
+const { bundleDir, imagesDir, threads, seconds, least, arrivals } = JSON.parse(process.argv[2]);
 const bundle = await loadBundle(bundleDir);
 const sessions = await Promise.all(
   bundle.members.map((member) =>
@@ -33,6 +36,17 @@ async function one(i) {
 }
 for (let i = 0; i < 3; i++) await one(i);
 const ms = [];
+if (arrivals !== undefined) {
+  const start = performance.now();
+  for (const [i, at] of arrivals.entries()) {
+    const wait = start + at - performance.now();
+    if (wait > 0) await sleep(wait);
+    await one(i);
+    ms.push(performance.now() - start - at);
+  }
+  process.stdout.write(`${JSON.stringify({ images: ms.length, ms })}\n`);
+  process.exit(0);
+}
 const began = performance.now();
 for (let i = 0; performance.now() - began < seconds * 1000 || i < least; i++) {
   const at = performance.now();
