@@ -4,15 +4,14 @@ import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { InferencePool } from '../../src/platform/inference/pool.js';
 import { writeBundle } from '../support/bundle.js';
-import { greyJpeg } from '../support/images.js';
 
 const logger = { info: () => undefined, warn: () => undefined, error: () => undefined };
 let home: string;
 let pool: InferencePool;
-let image: Buffer;
+/** Needs no decoding: images are decoded several at once, and it would then be chance which is answered first. */
+const image = { tensor: new Float32Array(3 * 16 * 16).fill(0.1) };
 beforeEach(async () => {
   home = await mkdtemp(path.join(os.tmpdir(), 'flywheel-priority-'));
-  image = await greyJpeg(140);
   const { dir } = await writeBundle(home);
   pool = await InferencePool.start({ bundleDir: dir, digest: null, processes: 1, threads: 1, maxBatch: 1, maxQueue: 4, logger });
   // One that answers nothing: what comes now waits, and the order in which it is taken can be seen.
