@@ -19,6 +19,7 @@ if (!existsSync(join(contracts, 'jobs.js'))) {
 }
 const load = (name) => import(pathToFileURL(join(contracts, name)).href);
 const { PROFILES } = await import(pathToFileURL(join(root, 'dist', 'domain', 'profiles', 'index.js')).href);
+const { BACKBONES, FAMILY_LICENCES } = await import(pathToFileURL(join(root, 'dist', 'domain', 'backbones.js')).href);
 const [jobs, common, bundle] = await Promise.all([load('jobs.js'), load('common.js'), load('bundle.js')]);
 
 const schemas = {
@@ -39,6 +40,8 @@ const render = (schema) => `${JSON.stringify(z.toJSONSchema(schema, { io: 'input
 const wanted = new Map(Object.entries(schemas).map(([name, schema]) => [`${name}.json`, render(schema)]));
 // The rules of the validators that the jobs draw challenges by: data, not a schema, but written once all the same.
 wanted.set('profiles.json', `${JSON.stringify(PROFILES, null, 2)}\n`);
+// What the jobs choose backbones by, with the licences of the weights.
+wanted.set('backbones.json', `${JSON.stringify({ backbones: BACKBONES, familyLicences: FAMILY_LICENCES }, null, 2)}\n`);
 // The table of failures, which the Python side is compared with: data as well.
 wanted.set('job-failures.json', `${JSON.stringify(jobs.JOB_FAILURES, null, 2)}\n`);
 

@@ -25,16 +25,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from flywheel_jobs.backbones import BackboneRef, Preprocess, create, feature_net, onnx_model, preprocess_of
+from flywheel_jobs.backbones import Preprocess, preprocess_of
 from flywheel_jobs.cli import environment
 from flywheel_jobs.features import challenge_view
 from flywheel_jobs.heads import Rows, fit_rows
 from flywheel_jobs.metrics import measure, sigmoid
+from flywheel_jobs.nets import feature_net, onnx_model
 from flywheel_jobs.objects import FileObjects, sha256
 from flywheel_jobs.predicted import predicted_reward
 from flywheel_jobs.quantise import batches_of, pack, to_fp16, to_int8
 from flywheel_jobs.tensorrt import CPU, open_session
 from flywheel_jobs.variants import loss, time_sessions
+from flywheel_jobs.weights import BackboneRef, create
 
 parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
 parser.add_argument("--data", default=os.environ.get("FLYWHEEL_TEST_DATA", "../../shared/data/streets"))

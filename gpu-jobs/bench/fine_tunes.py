@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from flywheel_jobs.backbones import create, feature_net
 from flywheel_jobs.features import augmented
 from flywheel_jobs.heads import Rows, fit_rows, row_weights
 from flywheel_jobs.metrics import sigmoid
+from flywheel_jobs.nets import feature_net
+from flywheel_jobs.weights import create
 
 if TYPE_CHECKING:
     from train import Bench, Index, Mask, Predict, Setting

@@ -34,13 +34,13 @@ def measure(root: Path, asked: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from flywheel_jobs.augment import Augment
-    from flywheel_jobs.backbones import BackboneRef
     from flywheel_jobs.features import Extractor
     from flywheel_jobs.finetune import build_member, focal_loss
     from flywheel_jobs.heads import Head
     from flywheel_jobs.loader import Views, batches
     from flywheel_jobs.sampling import Plan
     from flywheel_jobs.spec import with_defaults
+    from flywheel_jobs.weights import BackboneRef
 
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

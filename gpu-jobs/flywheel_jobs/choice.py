@@ -1,9 +1,8 @@
-"""Which backbone to take: `auto` and the table behind it. Pure; nothing is imported or measured here.
+"""Which backbone `auto` takes from the catalogue. Pure; nothing is measured here.
 
-Memory is of the field's table where it has a figure, else interpolated by parameters (marked). Multiply-adds were counted
-at 224 x 224. The time on the miner is multiply-adds over what the miner computes a second: within a fifth of what was measured
-for ViT-S, ViT-B, ConvNeXt-V2-B and ViT-L on two CPU cores (about 100 G a second); on a GPU it is an estimate, and the gate
-measures.
+The time on the miner is multiply-adds over what the miner computes a second: within a fifth of what was measured for ViT-S,
+ViT-B, ConvNeXt-V2-B and ViT-L on two CPU cores (about 100 G a second); on a GPU it is an estimate, and the gate measures.
+Weights whose licence forbids commercial use are passed over unless they are allowed: a miner earns money.
 """
 
 from __future__ import annotations
@@ -12,41 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from .catalogue import TABLE, Candidate
 from .errors import BadInput
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A row of the table."""
-
-    name: str
-    family: str
-    parameters: float
-    """millions"""
-    gmacs: float
-    """10^9 multiply-adds for one image of 224 x 224"""
-    inference_gb: float
-    training_gb: float
-    """at batch 8"""
-    estimated: bool
-    """the memory figures are interpolated"""
-    licence: str
-    """of the published weights"""
-
-
-TABLE = (
-    Candidate("vit_giant_patch14_reg4_dinov2.lvd142m", "dinov2", 1135, 304.2, 24, 48, False, "Apache-2.0"),
-    Candidate("vit_large_patch14_reg4_dinov2.lvd142m", "dinov2", 303, 82.3, 12, 24, False, "Apache-2.0"),
-    Candidate("eva02_large_patch14_224.mim_m38m", "eva02", 303, 81.0, 12, 24, True, "MIT"),
-    Candidate("convnextv2_large.fcmae_ft_in22k_in1k", "convnextv2", 196, 34.4, 9, 18, True, "CC-BY-NC-4.0"),
-    Candidate("vit_base_patch14_reg4_dinov2.lvd142m", "dinov2", 86, 23.5, 6, 12, False, "Apache-2.0"),
-    Candidate("eva02_base_patch14_224.mim_in22k", "eva02", 86, 23.2, 6, 12, True, "MIT"),
-    Candidate("convnextv2_base.fcmae_ft_in22k_in1k", "convnextv2", 88, 15.4, 6, 12, True, "CC-BY-NC-4.0"),
-    Candidate("vit_small_patch14_reg4_dinov2.lvd142m", "dinov2", 22, 6.2, 4, 8, False, "Apache-2.0"),
-    Candidate("convnextv2_tiny.fcmae_ft_in22k_in1k", "convnextv2", 28, 4.5, 4, 8, True, "CC-BY-NC-4.0"),
-    Candidate("tf_efficientnet_lite0.in1k", "efficientnet", 3.4, 0.4, 1, 2, True, "Apache-2.0"),
-)
-"""best first, by what the field reports of them"""
 
 LATENCY_MS = 100.0
 SERVING_GMACS = 100.0
@@ -71,9 +37,15 @@ def latency_ms(candidate: Candidate, resolution: int, gmacs_per_second: float) -
 
 
 def choose(
-    backbone: str, resolution: int, memory_gb: float, budget_ms: float = LATENCY_MS, gmacs_per_second: float = SERVING_GMACS
+    backbone: str,
+    resolution: int,
+    memory_gb: float,
+    budget_ms: float = LATENCY_MS,
+    gmacs_per_second: float = SERVING_GMACS,
+    non_commercial: bool = False,
 ) -> Choice:
-    """The first of the table that trains in the memory and answers in the time. `backbone`: `auto` or `auto:FAMILY`.
+    """The first of the table that trains in the memory and answers in the time, and may be used to earn money (or `non_commercial`).
+    `backbone`: `auto` or `auto:FAMILY`.
 
     Raises BadInput for an unknown family, or naming what the smallest one needs when nothing fits.
     """
@@ -90,13 +62,21 @@ def choose(
     for row in rows:
         slow = latency_ms(row, resolution, gmacs_per_second) > budget_ms
         big = row.training_gb > memory_gb
-        if not (slow or big):
+        forbidden = not (row.licence.commercial or non_commercial)
+        if not (slow or big or forbidden):
             reason = (
                 f"{row.name}: {needs(row)}; it is the best of the table that trains in {memory_gb:.0f} GB "
-                f"and answers within {budget_ms:g} ms at {gmacs_per_second:g} G multiply-adds a second"
+                f"and answers within {budget_ms:g} ms at {gmacs_per_second:g} G multiply-adds a second; weights under {row.licence.spdx}"
             )
             return Choice(row.name, reason + (f". Passed over: {'; '.join(passed)}." if passed else "."))
-        passed.append(f"{row.name.split('.')[0]} ({' and '.join(['too slow'] * slow + ['too big'] * big)}: {needs(row)})")
+        why = ["too slow"] * slow + ["too big"] * big + [f"{row.licence.spdx} forbids commercial use"] * forbidden
+        passed.append(f"{row.name.split('.')[0]} ({' and '.join(why)}: {needs(row)})")
+    if not any(row.licence.commercial or non_commercial for row in rows):
+        raise BadInput(
+            f"`{backbone}`: all published weights of this family are under {rows[-1].licence.spdx}, which forbids commercial use, "
+            "and a miner earns money. Take another family (`auto:convnext`), or set `allowNonCommercial: true` on the member if you "
+            "have the right to use them."
+        )
     raise BadInput(
         f"`{backbone}`: nothing of the table trains in {memory_gb:.0f} GB and answers within {budget_ms:g} ms; "
         f"the smallest, {rows[-1].name}, needs {needs(rows[-1])}. Raise `budget.latencyMs`, use a bigger machine, or name a backbone."
@@ -112,6 +92,7 @@ def chosen(member: dict[str, Any], memory_gb: float) -> Choice:
         float(budget.get("memoryGb", memory_gb)),
         float(budget.get("latencyMs", LATENCY_MS)),
         float(budget.get("servingGmacs", SERVING_GMACS)),
+        bool(member.get("allowNonCommercial", False)),
     )
 
 

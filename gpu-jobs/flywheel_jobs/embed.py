@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import BackboneRef
 from .context import JobContext
 from .errors import EmptySplit
 from .features import Extractor
 from .neighbours import unit
 from .spec import read_manifest
+from .weights import BackboneRef
 
 
 def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:

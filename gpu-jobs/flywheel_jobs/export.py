@@ -15,19 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .backbones import Bytes, Preprocess, create, feature_net, onnx_model, weights_digest
+from .backbones import Bytes, Preprocess
 from .cli import environment
 from .context import JobContext
 from .errors import BadInput, EmptySplit, LossAboveLimit, OneClass, ParityLost
 from .features import challenge_view, decode
 from .heads import calibrate, vote
 from .metrics import Array, Labels, sigmoid
+from .nets import feature_net, onnx_model
 from .objects import sha256
 from .quantise import Graph, batches_of, opset, pack, to_fp16, to_int8
 from .spec import ImageRow, read_manifest, validate
 from .tensorrt import CPU, TENSORRT, open_session, provider_here
 from .trained import Trained, TrainedMember
 from .variants import Loss, Variant, above, loss, pick, refuse, time_sessions
+from .weights import create, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn

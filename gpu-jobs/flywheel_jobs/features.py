@@ -20,10 +20,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .backbones import Backbone, BackboneRef, Bytes, FeatureKind, Floats
+from .backbones import Backbone, Bytes, Computed, Floats
 from .context import JobContext
 from .errors import CorruptImage, OneImageTooBig, says_out_of_memory
+from .metrics import Array
+from .nets import FeatureKind
 from .objects import canonical_json, sha256, write_atomic
+from .weights import BackboneRef
 
 VIEW_VERSION = 1
 """raise when the augmentation or its seeding changes"""
@@ -44,8 +47,16 @@ class Features:
     mid: Floats
 
     def of(self, kind: FeatureKind) -> Floats:
-        """The array of one kind."""
+        """The array of one kind; `both`: final and mid side by side, as `feature_net` has them."""
+        if kind == "both":
+            return np.concatenate([self.final, self.mid], axis=2)
         return self.final if kind == "final" else self.mid
+
+    def scale(self, kind: FeatureKind, mid: float) -> Array | None:
+        """For `Rows.scale`: what each feature of the kind may count; None: alike. `mid`: `midScale` of HeadOptions."""
+        if kind != "both" or mid == 1:
+            return None
+        return np.repeat([1.0, mid], [self.final.shape[2], self.mid.shape[2]])
 
 
 def decode(data: bytes, digest: str) -> Image.Image:
@@ -184,7 +195,7 @@ class Extractor:
 
     def _compute(self, keys: list[Key], phase: str) -> None:
         pending: list[Key] = []
-        parts: list[dict[FeatureKind, Floats]] = []
+        parts: list[dict[Computed, Floats]] = []
 
         def flush() -> None:
             if pending:
@@ -204,7 +215,7 @@ class Extractor:
         finally:
             flush()
 
-    def _guarded(self, pixels: Bytes) -> dict[FeatureKind, Floats]:
+    def _guarded(self, pixels: Bytes) -> dict[Computed, Floats]:
         """A batch that does not fit into memory is halved, down to one image."""
         try:
             return self.backbone.compute(pixels)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .augment import Augment
-from .backbones import BackboneRef, FeatureKind, Preprocess, create, feature_net, onnx_session, to_onnx
+from .backbones import Preprocess, onnx_session
 from .board import Board
 from .context import JobContext
 from .errors import Interrupted, NotFinite, OneImageTooBig, says_out_of_memory
@@ -28,9 +28,11 @@ from .heads import Head
 from .loader import Pictures, Views, batches, worker_count
 from .machine import peak_memory_mb
 from .metrics import Labels, measure, sigmoid
+from .nets import FeatureKind, feature_net, to_onnx
 from .objects import write_atomic
 from .sampling import Plan
 from .schedules import Settings, compiling_pays, ema_decay, learning_rate, precision_of, worth_trying
+from .weights import BackboneRef, create
 
 if TYPE_CHECKING:
     import torch

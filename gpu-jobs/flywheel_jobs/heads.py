@@ -74,17 +74,25 @@ def evidence(labels: Labels, groups: Sequence[str]) -> float:
     return 0.0 if low <= 0 else float(4 * low * high / (low + high))
 
 
-def fit_head(x: NDArray[np.floating], y: Labels, weights: Array, strength: float, start: Head | None = None) -> Head:
+def standard(x: Array, weights: Array, scale: Array | None) -> tuple[Array, Array]:
+    """Mean and deviation [d] that a head's features are standardised by; `scale` of Rows makes some of them smaller than 1."""
+    mean: Array = weights @ x
+    deviation: Array = np.sqrt(np.maximum(weights @ (x - mean) ** 2, 0)) + EPSILON
+    return mean, deviation if scale is None else deviation / scale
+
+
+def fit_head(
+    x: NDArray[np.floating], y: Labels, weights: Array, strength: float, start: Head | None = None, scale: Array | None = None
+) -> Head:
     """Minimises sum_i w_i log(1 + exp(-s_i z_i)) + strength / 2 |v|^2 over standardised features, by L-BFGS in float64.
 
-    x [n, d]; weights sum to 1; `start` only shortens the search.
+    x [n, d]; weights sum to 1; `start` only shortens the search; `scale` [d] as in `Rows`.
     """
     from scipy.optimize import minimize
 
-    x = np.asarray(x, np.float64)
-    mean = weights @ x
-    deviation = np.sqrt(np.maximum(weights @ (x - mean) ** 2, 0)) + EPSILON
-    z = (x - mean) / deviation
+    exact: Array = np.asarray(x, np.float64)
+    mean, deviation = standard(exact, weights, scale)
+    z = (exact - mean) / deviation
     sign = 2.0 * y - 1.0
 
     def objective(p: Array) -> tuple[float, Array]:
@@ -93,8 +101,8 @@ def fit_head(x: NDArray[np.floating], y: Labels, weights: Array, strength: float
         slope = -sign * weights * sigmoid(-margin)
         return loss, np.append(z.T @ slope + strength * p[:-1], slope.sum())
 
-    first = np.zeros(x.shape[1] + 1)
-    if start is not None and start.weight.shape == (x.shape[1],):
+    first = np.zeros(z.shape[1] + 1)
+    if start is not None and start.weight.shape == (z.shape[1],):
         first = np.append(start.weight * deviation, start.bias + start.weight @ mean)
     found = minimize(
         objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-7, "maxcor": 20}
@@ -166,10 +174,12 @@ class Rows:
     labels: Labels
     weights: Array
     groups: NDArray[np.str_]
+    scale: Array | None = None
+    """[d]: what each standardised feature is multiplied by before a head is fitted; None: 1. Regularisation is felt over its square"""
 
     def take(self, mask: NDArray[np.bool_] | NDArray[np.int64]) -> Rows:
         """The images of a mask or an index."""
-        return Rows(self.features[mask], self.labels[mask], self.weights[mask], self.groups[mask])
+        return Rows(self.features[mask], self.labels[mask], self.weights[mask], self.groups[mask], self.scale)
 
     def both_classes(self) -> bool:
         """Whether there is something to tell apart."""
@@ -180,7 +190,7 @@ def fit_rows(rows: Rows, strength: float, start: Head | None = None) -> Head:
     """A head on all views of the rows, weighted by class, group and row."""
     n, views, _ = rows.features.shape
     weights = np.repeat(row_weights(rows.labels, list(rows.groups), rows.weights) / views, views)
-    return fit_head(rows.features.reshape(n * views, -1), np.repeat(rows.labels, views), weights, strength, start)
+    return fit_head(rows.features.reshape(n * views, -1), np.repeat(rows.labels, views), weights, strength, start, rows.scale)
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import BackboneRef
 from .context import JobContext
 from .errors import BadInput, EmptySplit, OneClass
 from .features import extractor_pool
 from .heads import Head, Rows, choose_strength, fit_rows, fit_scale, group_folds, out_of_fold
 from .metrics import Array, error_correlation, measure, sigmoid
+from .nets import FeatureKind
 from .spec import ImageRow, read_manifest
+from .weights import BackboneRef
 
 VIEWS = 1
 """challenge views of each training image the voting heads learn from, beside the image itself"""
 LAMBDAS = (1.0, 0.3, 0.1)
 PAIR_STRENGTH = 1.0
 """regularisation of the heads that vote on twins"""
+MID_SCALE = 0.5
+"""as a training's by default, see HeadOptions"""
 MIN_PAIRS = 12
 """fewer pairs in fewer groups cannot tell how sure a vote on a pair may be: the images are then voted on singly"""
 
@@ -60,9 +63,10 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
     weights = np.array([row.weight for row in train])
     for number, member in enumerate(members):
         extractor = pool(BackboneRef.of(member))
-        learned = extractor.features([row.digest for row in train], VIEWS, "features of the training images").of(member["features"])
-        asked = extractor.features([row.digest for row in candidates], 0, "features of the candidates").of(member["features"])[:, 0]
-        rows = Rows(learned, labels, weights, groups)
+        found = extractor.features([row.digest for row in train], VIEWS, "features of the training images")
+        kind: FeatureKind = member["features"]
+        asked = extractor.features([row.digest for row in candidates], 0, "features of the candidates").of(kind)[:, 0]
+        rows = Rows(found.of(kind), labels, weights, groups, found.scale(kind, MID_SCALE))
         p_train, p_asked = _cross_fit(rows, fold, asked, [group_fold.get(row.group) for row in candidates], seed)
         if len({candidates[negative].group for negative, _ in twins}) >= MIN_PAIRS:
             p_asked = _vote_on_twins(rows, asked, candidates, twins, folds, seed, p_asked)
@@ -116,7 +120,7 @@ def _vote_on_twins(
     possible = min(len(set(groups[labels == label])) for label in (0, 1))
     fold = group_folds(list(groups), labels.tolist(), min(folds, possible), seed)
     judges = np.arange(len(labels)) >= len(rows.labels)
-    judged = out_of_fold(Rows(table, labels, weights, groups), fold, PAIR_STRENGTH, judges)
+    judged = out_of_fold(Rows(table, labels, weights, groups, rows.scale), fold, PAIR_STRENGTH, judges)
     lead = judged.logits[1::2, 0] - judged.logits[0::2, 0]
     part, pair_groups = fold[judges][0::2], own[0::2]
     out = single.copy()

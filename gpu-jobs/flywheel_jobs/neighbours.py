@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import BackboneRef, Floats
+from .backbones import Floats
 from .context import JobContext
 from .errors import EmptySplit
 from .features import Extractor
 from .spec import read_manifest
+from .weights import BackboneRef
 
 BLOCK = 1024
 """queries a product, so that the table of similarities stays small"""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .heads import EPSILON, NEARLY, Head, Judged, Rows, choose_strength, fit_rows, out_of_fold, row_weights
+from .heads import NEARLY, Head, Judged, Rows, choose_strength, fit_rows, out_of_fold, row_weights, standard
 from .metrics import Array, Labels, sigmoid
 
 BETAS = (0.9, 0.999)
@@ -50,8 +50,7 @@ class Batches:
         n, views, d = rows.features.shape
         weights = np.repeat(row_weights(rows.labels, list(rows.groups), rows.weights) / views, views)
         x, y = rows.features.reshape(n * views, d).astype(np.float64), np.repeat(rows.labels, views)
-        mean = weights @ x
-        deviation = np.sqrt(np.maximum(weights @ (x - mean) ** 2, 0)) + EPSILON
+        mean, deviation = standard(x, weights, rows.scale)
         z = (x - mean) / deviation
         p = np.zeros(d + 1)
         if start is not None and start.weight.shape == (d,):

@@ -10,6 +10,7 @@ Learned from: pools `train` and `traffic`. Chosen on: `validate` (with `train`, 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backbones import BackboneRef, FeatureKind
+from .catalogue import licence_of, licence_warning
 from .choice import chosen, is_auto
 from .context import JobContext
 from .errors import BadInput, EmptySplit, OneClass
@@ -40,6 +41,7 @@ from .heads import (
 )
 from .machine import git_revision, memory_gb
 from .metrics import Array, Labels, error_correlation, logit, measure, sigmoid
+from .nets import FeatureKind
 from .objects import canonical_json, sha256
 from .recipes import Logistic, Recipe, choose_recipe, recipe_of
 from .sampling import Plan, hold_synthetic_share
@@ -48,6 +50,7 @@ from .shards import ShardedObjects
 from .spec import ImageRow, forbid_leaks, read_manifest, with_defaults
 from .trained import Trained, TrainedMember
 from .unseen import leave_places_out, store
+from .weights import BackboneRef
 
 CALIBRATE_VIEWS = 3
 """at least so many challenge views of each calibration image: calibration must hold on what validators send"""
@@ -70,6 +73,8 @@ class _Member:
     ref: BackboneRef
     extractor: Extractor
     start: Head | None
+    mid_scale: float
+    """`midScale` of HeadOptions"""
     reason: str = ""
     """why this backbone, when it was chosen by itself"""
     head: Head | None = None
@@ -94,6 +99,12 @@ class _Member:
     def table(self, rows: Sequence[ImageRow], views: int, phase: str) -> NDArray[np.float32]:
         """Features [n, 1 + views, d]."""
         return self.extractor.features([row.digest for row in rows], views, phase).of(self.kind)
+
+    def rows(self, images: Sequence[ImageRow], views: int, phase: str) -> Rows:
+        """The images as a head learns from them."""
+        found = self.extractor.features([row.digest for row in images], views, phase)
+        groups, weights = np.array([row.group for row in images]), np.array([row.weight for row in images], np.float64)
+        return Rows(found.of(self.kind), _labels(images), weights, groups, found.scale(self.kind, self.mid_scale))
 
     def probabilities(self, rows: Sequence[ImageRow], views: int, phase: str) -> Array:
         """Of the finished head, [n, 1 + views]."""
@@ -137,7 +148,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
 
     for member in members:
         assert member.recipe is not None
-        head = member.recipe(_rows(kept, member.table(kept, views, "probe")), member.start)
+        head = member.recipe(member.rows(kept, views, "probe"), member.start)
         if settled and member.ref.weights.startswith("object:"):  # the parent's scale was of the backbone before its fine-tune
             member.scale = _scale(head.logits(member.table(tuned, CALIBRATE_VIEWS, "calibrate")), tuned, shift=False)[0]
         member.head = head.scaled(member.scale, 0.0)
@@ -175,6 +186,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
                 "validate": measure(p, truth),
                 "backbone": m.ref.backbone,
                 "reason": m.reason,
+                "weightsLicence": _licence(m.spec, m.ref.backbone),
                 "head": m.recipe.told() if m.recipe is not None else {},
                 "fineTune": m.facts,
             }
@@ -190,6 +202,11 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
         "reproduce": _reproduce(ctx, job_input, [*learned, *held, *tuned]),
     }
     return output if ensemble is None else {**output, "ensemble": {**ensemble, "pairs": _pairs(members, alone, truth)}}
+
+
+def _licence(spec: dict[str, Any], backbone: str) -> str | None:
+    found = None if spec["weights"] == "none" else licence_of(backbone)
+    return None if found is None else found.spdx
 
 
 def _settled(member: _Member) -> dict[str, Any]:
@@ -223,11 +240,6 @@ def _settle(
 
 def _labels(rows: Sequence[ImageRow]) -> Labels:
     return np.array([row.label for row in rows], np.int64)
-
-
-def _rows(images: Sequence[ImageRow], features: NDArray[np.float32]) -> Rows:
-    groups = np.array([row.group for row in images])
-    return Rows(features, _labels(images), np.array([row.weight for row in images], np.float64), groups)
 
 
 def _pools(rows: list[ImageRow]) -> tuple[list[ImageRow], list[ImageRow], list[ImageRow]]:
@@ -279,6 +291,7 @@ def _members(ctx: JobContext, job_input: dict[str, Any], parent: _Parent | None)
     if len({spec["name"] for spec in specs}) != len(specs):
         raise BadInput("two members share a name: give each its own.")
     before = {member.name: member for member in parent.trained.members} if parent is not None else {}
+    mid_scale = float(job_input["head"]["midScale"])
     pool = extractor_pool(ctx)
     members = []
     for wish in specs:
@@ -292,11 +305,14 @@ def _members(ctx: JobContext, job_input: dict[str, Any], parent: _Parent | None)
                 ctx.progress.step("backbone", 0, 1, "choice", reason)
             spec = {**wish, "backbone": name}
         ref = BackboneRef.of(spec)
+        warning = licence_warning(spec, ref.backbone)
+        if warning is not None:
+            print(f"flywheel-job: warning: {warning}", file=sys.stderr, flush=True)
         alike = old is not None and (old.ref.backbone, old.ref.resolution, old.source) == (ref.backbone, ref.resolution, ref.weights)
         if old is not None and alike and old.features == spec["features"]:
-            members.append(_Member(spec, old.ref, pool(old.ref), old.head, reason))
+            members.append(_Member(spec, old.ref, pool(old.ref), old.head, mid_scale, reason))
         else:
-            members.append(_Member(spec, ref, pool(ref), None, reason))
+            members.append(_Member(spec, ref, pool(ref), None, mid_scale, reason))
     return members
 
 
@@ -393,7 +409,7 @@ class _Contest:
         if possible < 2:
             raise BadInput(f"a class stands in {possible} group only: nothing can be chosen by folds. Import more sources.")
         self._fold = group_folds(groups, labels.tolist(), min(folds, possible), seed)
-        self._tables = [_rows(self._images, member.table(self._images, views, "contest")) for member in members]
+        self._tables = [member.rows(self._images, views, "contest") for member in members]
         self.everyone = np.ones(len(self._images), bool)
 
     def drop(self, providers: set[str]) -> None:
@@ -504,12 +520,12 @@ def _learning_curves(ctx: JobContext, members: list[_Member], kept: list[ImageRo
     truth = _labels(held)
     for member in members:
         assert member.recipe is not None and member.head is not None
-        table, judges = member.table(kept, views, "learning curve"), member.table(held, 0, "learning curve")[:, 0]
+        table, judges = member.rows(kept, views, "learning curve"), member.table(held, 0, "learning curve")[:, 0]
         curve = []
         for share in CURVE:
             inside = {groups[i] for i in order[: round(share * len(groups))]}
             mask = np.array([row.group in inside for row in kept])
-            rows = _rows([row for row, one in zip(kept, mask, strict=True) if one], table[mask])
+            rows = table.take(mask)
             if not rows.both_classes():
                 continue
             head = member.recipe(rows, member.head.scaled(1 / member.scale, 0.0)).scaled(member.scale, 0.0)

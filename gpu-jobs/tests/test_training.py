@@ -10,8 +10,9 @@ from PIL import Image
 
 from flywheel_jobs import report
 from flywheel_jobs.augment import Augment
-from flywheel_jobs.backbones import BackboneRef, Preprocess
-from flywheel_jobs.choice import TABLE, choose
+from flywheel_jobs.backbones import Preprocess
+from flywheel_jobs.catalogue import TABLE, Licence, licence_of, licence_warning
+from flywheel_jobs.choice import choose
 from flywheel_jobs.errors import BadInput, CorruptImage
 from flywheel_jobs.features import decode
 from flywheel_jobs.finetune import build_member, focal_loss, parameter_groups
@@ -21,6 +22,7 @@ from flywheel_jobs.recipes import Batches, Logistic, choose_recipe, focal_slope,
 from flywheel_jobs.sampling import Plan, hold_synthetic_share
 from flywheel_jobs.schedules import Settings, compiling_pays, ema_decay, learning_rate, precision_of, worth_trying
 from flywheel_jobs.spec import with_defaults
+from flywheel_jobs.weights import BackboneRef
 
 OPTIONS = with_defaults("train.input", {"fineTune": {}})
 HALF = Preprocess(64, (0.5,) * 3, (0.5,) * 3)
@@ -44,14 +46,14 @@ def test_the_latency_budget_binds_before_the_memory_and_the_reason_says_so():
 
 
 def test_a_family_and_a_higher_resolution_are_respected():
-    assert choose("auto:convnextv2", 224, 24, 10_000).name.startswith("convnextv2_large")
+    assert choose("auto:convnext", 224, 24, 10_000).name.startswith("convnext_large")
     assert choose("auto:dinov2", 448, 24, 260).name.startswith("vit_small")  # four times the work
 
 
 def test_nothing_that_fits_and_no_such_family_are_bad_input():
     with pytest.raises(BadInput, match=r"smallest.*efficientnet_lite0.*2 GB"):
         choose("auto", 224, 1, 100)
-    with pytest.raises(BadInput, match="convnextv2, dinov2"):
+    with pytest.raises(BadInput, match="convnext, convnextv2, dinov2"):
         choose("auto:resnet", 224, 24, 100)
 
 
@@ -59,6 +61,54 @@ def test_every_backbone_of_the_table_is_timms():
     import timm
 
     assert [row.name for row in TABLE if timm.get_pretrained_cfg(row.name) is None] == []
+
+
+# --- licences of weights ---------------------------------------------------------------------------------------------
+
+
+def test_every_licence_of_the_catalogue_is_what_timm_says_of_the_checkpoint():
+    import timm
+
+    told = {row.name: (timm.get_pretrained_cfg(row.name).license or "").lower() for row in TABLE}
+    assert told == {row.name: row.licence.spdx.lower() for row in TABLE}
+    assert all(row.licence.commercial != ("-nc" in told[row.name]) for row in TABLE)
+
+
+@pytest.mark.parametrize("memory_gb", [4, 8, 12, 18, 24, 80])
+def test_auto_never_takes_weights_that_forbid_earning_money_unless_it_is_allowed(memory_gb):
+    for milliseconds in (50, 100, 160, 400, 10_000):
+        name = choose("auto", 224, memory_gb, milliseconds).name
+        assert next(row for row in TABLE if row.name == name).licence.commercial
+    assert choose("auto:convnextv2", 224, 24, 10_000, non_commercial=True).name.startswith("convnextv2_large")
+    with pytest.raises(BadInput, match=r"forbids commercial use.*allowNonCommercial"):
+        choose("auto:convnextv2", 224, memory_gb, 10_000)
+
+
+def test_what_was_passed_over_for_its_licence_is_told():
+    assert "convnextv2_base (CC-BY-NC-4.0 forbids commercial use" in choose("auto", 224, 12, 200).reason
+
+
+@pytest.mark.parametrize(
+    ("backbone", "licence"),
+    [
+        ("tf_efficientnet_lite0", Licence("Apache-2.0", True)),
+        ("convnextv2_nano.fcmae", Licence("CC-BY-NC-4.0", False)),  # by its family
+        ("vit_base_patch16_224.mae", Licence("cc-by-nc-4.0", False)),  # by timm
+        ("resnet50.tv_in1k", Licence("BSD-3-Clause", True)),
+        ("vit_small_patch16_dinov3", Licence("dinov3-license", None)),
+    ],
+)
+def test_a_checkpoint_outside_the_catalogue_is_looked_up(backbone, licence):
+    assert licence_of(backbone) == licence
+
+
+def test_a_named_backbone_that_forbids_earning_money_is_warned_of_once_and_not_when_allowed():
+    member = {"name": "cnx", "weights": "hub"}
+    assert "member cnx" in (licence_warning(member, "convnextv2_tiny.fcmae_ft_in22k_in1k") or "")
+    assert licence_warning({**member, "allowNonCommercial": True}, "convnextv2_tiny.fcmae_ft_in22k_in1k") is None
+    assert licence_warning({**member, "weights": "none"}, "convnextv2_tiny.fcmae_ft_in22k_in1k") is None
+    assert licence_warning(member, "convnext_tiny.fb_in22k_ft_in1k") is None
+    assert "not known here" in (licence_warning(member, "vit_small_patch16_dinov3") or "")
 
 
 def test_an_automatic_member_becomes_a_named_one():

@@ -1,6 +1,7 @@
 /** `flywheel doctor`: each prerequisite, found or missing, its version, and how to get it. Installs nothing. */
 import { accessSync, constants, existsSync, statfsSync } from 'node:fs';
 import path from 'node:path';
+import { licenceWarnings, weightsLicence } from '../domain/backbones.js';
 import type { FlywheelConfig } from '../domain/config.js';
 import { findOnPath, runCommand } from '../platform/command.js';
 import { loadConfig } from '../platform/config.js';
@@ -13,8 +14,8 @@ import { EXIT, writeOut } from './exit.js';
 
 export interface Finding {
   name: string;
-  /** `later`: not there, and `up` gets it by itself; `optional`: not there and not needed to run */
-  state: 'found' | 'later' | 'optional' | 'missing';
+  /** `later`: not there, and `up` gets it by itself; `optional`: not there and not needed to run; `warning`: runs, but read it */
+  state: 'found' | 'later' | 'optional' | 'warning' | 'missing';
   version: string | null;
   /** where it was found, or how to get it */
   detail: string;
@@ -148,8 +149,20 @@ function disk(home: string): Finding {
     : { name: 'Home', state: 'found', version, detail: home };
 }
 
+function licences({ training: { members } }: Pick<FlywheelConfig, 'training'>): Finding {
+  const name = 'Licences of weights';
+  const warnings = licenceWarnings(members);
+  if (warnings.length > 0) return { name, state: 'warning', version: null, detail: warnings.join(' ') };
+  const told = members.map(({ name: member, backbone }) =>
+    /^auto(:|$)/.test(backbone)
+      ? `${member} chosen among those that allow commercial use`
+      : `${member} ${weightsLicence(backbone)?.spdx ?? 'not known here, the job asks timm'}`,
+  );
+  return { name, state: 'found', version: null, detail: told.join(', ') };
+}
+
 /** Looks at everything, at once. */
-export async function diagnose(home: string, config: Pick<FlywheelConfig, 'chain' | 'netuid'>): Promise<Finding[]> {
+export async function diagnose(home: string, config: Pick<FlywheelConfig, 'chain' | 'netuid' | 'training'>): Promise<Finding[]> {
   const [pythonFound, uv, temporalFound, go, java, maven, chain] = await Promise.all([
     python(),
     tool('uv', 'uv', ['--version'], '`flywheel up` puts one into its cache with pip'),
@@ -164,10 +177,25 @@ export async function diagnose(home: string, config: Pick<FlywheelConfig, 'chain
     tool('Maven', 'mvn', ['-B', '-v'], 'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install maven'),
     chainFinding(home, config),
   ]);
-  return [node(), built(), pythonFound, packages(), uv, temporalFound, go, java, maven, testServer(), gpu(), disk(home), chain];
+  return [
+    node(),
+    built(),
+    pythonFound,
+    packages(),
+    uv,
+    temporalFound,
+    go,
+    java,
+    maven,
+    testServer(),
+    gpu(),
+    licences(config),
+    disk(home),
+    chain,
+  ];
 }
 
-const MARK = { found: '✓ found  ', later: '… later  ', optional: '- none   ', missing: '✗ MISSING' } as const;
+const MARK = { found: '✓ found  ', later: '… later  ', optional: '- none   ', warning: '! WARNING', missing: '✗ MISSING' } as const;
 
 /** One line a finding. */
 export function renderFindings(findings: readonly Finding[]): string {

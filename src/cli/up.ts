@@ -16,6 +16,7 @@ import {
   waitHealthy,
 } from '../platform/temporal/server.js';
 import { HEALTHY_WITHIN_MS } from '../platform/temporal/server.js';
+import { licenceWarnings } from '../domain/backbones.js';
 import { BadInputError } from '../domain/errors.js';
 import { renderSummary } from '../domain/turnSummary.js';
 import { type CommandContext, createContext } from './context.js';
@@ -93,6 +94,11 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
         `flywheel: ${event.name} ${event.kind === 'ended' ? `${event.detail}; it is started again` : `runs again ${event.detail}`}`,
       );
   });
+
+  for (const warning of licenceWarnings(context.config.training.members)) {
+    logger.warn(warning);
+    progress.line(`flywheel: warning: ${warning}`);
+  }
 
   const leftovers = await supervisor.endLeftovers();
   if (leftovers.length > 0) progress.line(`flywheel: ended what a killed instance had left running: ${leftovers.join(', ')}`);

@@ -129,6 +129,17 @@ describe('doctor', () => {
     for (const finding of findings) expect(finding.detail).not.toBe('');
   });
 
+  it('names the licences of the weights and warns of those that forbid earning money', async () => {
+    const { training, ...rest } = loadConfig();
+    const look = async (members: typeof training.members): Promise<string> => {
+      const findings = await diagnose(path.join(folder, 'home'), { ...rest, training: { ...training, members } });
+      return renderFindings(findings.filter(({ name }) => name === 'Licences of weights'));
+    };
+    expect(await look(training.members)).toMatch(/✓ found .*lite0-[a-z]+ Apache-2\.0/);
+    const [first] = training.members;
+    expect(await look([{ ...first!, backbone: 'convnextv2_base', weights: 'hub' }])).toMatch(/! WARNING .*CC-BY-NC-4\.0/);
+  });
+
   it('says what is missing and how to get it', async () => {
     vi.stubEnv('FLYWHEEL_PYTHON', path.join(folder, 'no-python'));
     const python = (await diagnose(folder, loadConfig())).find((finding) => finding.name === 'Python');

@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { licenceWarnings, weightsLicence } from '../../src/domain/backbones.js';
 import { deepMerge, loadConfig, presetNames, sets } from '../../src/platform/config.js';
 
 const folder = mkdtempSync(path.join(os.tmpdir(), 'flywheel-config-'));
@@ -59,6 +60,21 @@ describe('loadConfig', () => {
 
   it('says which file cannot be read', () => {
     expect(() => loadConfig({ file: path.join(folder, 'none.json') })).toThrow(/none\.json: ENOENT/);
+  });
+
+  it.each(['budget', 'balanced', 'accuracy', 'demo'])('%s uses only weights that may earn money', (preset) => {
+    const { members } = loadConfig({ preset }).training;
+    expect(licenceWarnings(members)).toEqual([]);
+    expect(members.map(({ backbone }) => weightsLicence(backbone)?.commercial)).toEqual(members.map(() => true));
+  });
+
+  it('warns of a named backbone whose weights forbid it, unless the operator has the right', () => {
+    const members = [
+      { name: 'a', backbone: 'convnextv2_tiny.fcmae_ft_in22k_in1k', weights: 'hub', features: 'final', resolution: 224 },
+      { name: 'b', backbone: 'convnextv2_atto', weights: 'hub', features: 'final', resolution: 224, allowNonCommercial: true },
+    ];
+    const { training } = loadConfig({ file: file(JSON.stringify({ training: { members } })) });
+    expect(licenceWarnings(training.members)).toEqual([expect.stringMatching(/member a: .* CC-BY-NC-4\.0, which forbids commercial use/)]);
   });
 
   it('refuses an ensemble of one', () => {

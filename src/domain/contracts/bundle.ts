@@ -1,6 +1,6 @@
 /** The model bundle: a directory (or the same files as objects) whose `bundle.json` names every file and its digest. */
 import { z } from 'zod';
-import { Digest, GateResult, LossLimit, Metrics, Precision, Preprocess } from './common.js';
+import { Digest, Features, GateResult, LossLimit, Metrics, Precision, Preprocess } from './common.js';
 
 const FileRef = z.object({
   /** path inside the bundle directory; no `..`, not absolute */
@@ -38,7 +38,7 @@ export type ExportVariant = z.infer<typeof ExportVariant>;
 export const BundleMember = z.object({
   name: z.string(),
   backbone: z.string(),
-  features: z.enum(['final', 'mid']),
+  features: Features,
   /** share in the soft vote; the members' weights sum to 1 */
   weight: z.number().min(0).max(1),
   /** input `input` float32 [n, 3, size, size], n dynamic; output `logit` float32 [n] */

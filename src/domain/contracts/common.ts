@@ -100,6 +100,13 @@ export const ImageRow = z.object({
 });
 export type ImageRow = z.infer<typeof ImageRow>;
 
+/**
+ * What a head sees of its backbone. `final`: the pooled last features. `mid`: mean and deviation of mid-level maps (texture and small
+ * objects rather than the scene), which errs differently. `both`: the two side by side.
+ */
+export const Features = z.enum(['final', 'mid', 'both']);
+export type Features = z.infer<typeof Features>;
+
 /** How a member turns a decoded RGB image into its input tensor. The same for training, evaluation and serving. */
 export const Preprocess = z.object({
   /** side of the square input, pixels */

