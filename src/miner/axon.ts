@@ -29,8 +29,13 @@ const MAX_CONNECTIONS = 2000;
 /** What a refused request still sends is read and thrown away for so long, and so much, so that the refusal arrives. */
 const LINGER_MS = 3000;
 const LINGER_BYTES = 64 * 1024 * 1024;
-/** A stopping axon waits until no request came for so long: those already sent are answered. */
-const QUIET_MS = 100;
+/** A stopping axon closes an idle connection when nothing came on it for so long: what was sent before the stop is here by then. */
+const QUIET_MS = 250;
+/** Of the time until all is cut, so much is for sending the last answers. */
+const SENDING_MS = 200;
+/** How often it looks, and how long it goes on taking connections that have been waiting for it, ms. */
+const LOOK_MS = 20;
+const ACCEPT_MS = 1000;
 /** Share of the caller's time-out that an answer may take: the rest is the network's. */
 const DEADLINE_SHARE = 0.9;
 
@@ -78,7 +83,11 @@ class Refusal extends Error {
 
 export interface Axon {
   readonly port: number;
-  /** Takes no new request, lets those under way end, closes all connections. */
+  /**
+   * Stops in this order: connections that wait in the system's queue are taken and the port is closed; every request of
+   * which a byte has come is answered; connections on which nothing comes are closed. What comes meanwhile on an open
+   * connection is answered as well, with `Connection: close`. All of it within `graceMs`; what is left then is cut.
+   */
   stop(graceMs: number): Promise<void>;
 }
 
@@ -88,11 +97,10 @@ export interface Axon {
  * @throws the system's error, with its code (EADDRINUSE, EACCES)
  */
 export async function openAxon(host: string, port: number, options: AxonOptions): Promise<Axon> {
-  const under = new Set<Promise<void>>();
   const connections = new Connections(options.maxConnections ?? MAX_CONNECTIONS);
   const budget = new BodyBudget();
-  let stopping = false;
-  let lastRequest = 0;
+  /** performance.now() until when all must be answered; null: no end in sight */
+  let until: number | null = null;
   const server = http.createServer(
     {
       keepAliveTimeout: KEEP_ALIVE_MS,
@@ -104,11 +112,10 @@ export async function openAxon(host: string, port: number, options: AxonOptions)
     },
     (request, response) => take(request, response, false),
   );
+  const leftMs = (): number => (until === null ? Number.POSITIVE_INFINITY : until - performance.now());
   const take = (request: IncomingMessage, response: ServerResponse, expectsContinue: boolean): void => {
-    lastRequest = performance.now();
-    if (stopping) response.setHeader('connection', 'close');
-    const work = handle(request, response, { ...options, budget, connections, expectsContinue }).finally(() => under.delete(work));
-    under.add(work);
+    connections.asked(request, response);
+    void handle(request, response, { ...options, budget, connections, expectsContinue, leftMs });
   };
   server.maxHeadersCount = MAX_HEADERS;
   server.on('connection', (socket) => connections.opened(socket));
@@ -131,21 +138,50 @@ export async function openAxon(host: string, port: number, options: AxonOptions)
   return {
     port: (server.address() as AddressInfo).port,
     async stop(graceMs) {
-      stopping = true;
-      const until = performance.now() + graceMs;
+      const began = performance.now();
+      until = began + graceMs;
+      await queueTaken(server, Math.min(ACCEPT_MS, graceMs));
       // net's own close: http's would also cut connections whose request is still in the kernel's buffer.
       const closed = new Promise<void>((resolve) => net.Server.prototype.close.call(server, () => resolve()));
-      do {
-        await sleep(Math.min(QUIET_MS, graceMs));
-      } while ((under.size > 0 || performance.now() - lastRequest < QUIET_MS) && performance.now() < until);
-      server.closeIdleConnections();
-      // What is still open now holds a request that did not end in time, or never sent a whole one.
-      setTimeout(() => server.closeAllConnections(), 100).unref();
+      while (connections.count > 0 && leftMs() > 0) {
+        await sleep(LOOK_MS);
+        // Right after the sockets were read: what has come is known as such.
+        await nextCheck();
+        const since = performance.now() - QUIET_MS;
+        if (began < since) connections.closeIdle(since);
+      }
+      connections.closeAll();
       await closed;
       // Ends the checks of connections too; there are none left to close.
       server.close();
     },
   };
+}
+
+/** Resolves when the event loop has looked at its sockets once more. */
+function nextCheck(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/**
+ * Lets the server take the connections that wait in the system's queue, which would be reset when the port is closed.
+ * libuv takes one in each turn of the loop: a whole turn without one means that the queue is empty.
+ * @param timeoutMs there may always come more
+ */
+async function queueTaken(server: http.Server, timeoutMs: number): Promise<void> {
+  const until = performance.now() + timeoutMs;
+  let taken = 1;
+  const count = (): void => {
+    taken += 1;
+  };
+  server.on('connection', count);
+  // The first turn may be one that looked before the stop.
+  await nextCheck();
+  while (taken > 0 && performance.now() < until) {
+    taken = 0;
+    await nextCheck();
+  }
+  server.off('connection', count);
 }
 
 /** @throws the system's error, with its code */
@@ -159,26 +195,65 @@ export function listen(server: http.Server, host: string, port: number): Promise
   });
 }
 
-/** Open connections in the order they came, without those that brought a genuine request: nobody can push those out. */
+/** What is known of a connection. */
+interface Connection {
+  /** requests that are not answered, or whose body is still to come */
+  busy: number;
+  /** bytes received when the last request had ended: more of them are the beginning of another */
+  read: number;
+  /** performance.now() when the last request had ended, or the connection was opened */
+  idleSince: number;
+}
+
+/** Open connections in the order they came. Who never brought a genuine request makes room for others; nobody else can be pushed out. */
 class Connections {
+  private readonly open = new Map<Socket, Connection>();
   private readonly unproven = new Set<Socket>();
-  private open = 0;
 
   constructor(private readonly most: number) {}
 
+  get count(): number {
+    return this.open.size;
+  }
+
   opened(socket: Socket): void {
-    this.open += 1;
+    this.open.set(socket, { busy: 0, read: 0, idleSince: performance.now() });
     this.unproven.add(socket);
     socket.once('close', () => {
-      this.open -= 1;
+      this.open.delete(socket);
       this.unproven.delete(socket);
     });
     // There is always one: the newcomer itself, when all others are proven.
-    if (this.open > this.most) (this.unproven.values().next().value as Socket).destroy();
+    if (this.open.size > this.most) (this.unproven.values().next().value as Socket).destroy();
   }
 
   proven(socket: Socket): void {
     this.unproven.delete(socket);
+  }
+
+  /** A request's headers have come. It is over when it is answered and its body was heard out. */
+  asked(request: IncomingMessage, response: ServerResponse): void {
+    const { socket } = request;
+    const connection = this.open.get(socket);
+    if (connection === undefined) return;
+    connection.busy += 2;
+    const done = (): void => {
+      connection.busy -= 1;
+      connection.read = socket.bytesRead;
+      connection.idleSince = performance.now();
+    };
+    request.once('close', done);
+    response.once('close', done);
+  }
+
+  /** Closes the connections on which no request has begun, and that have been at rest since before that time. */
+  closeIdle(since: number): void {
+    for (const [socket, { busy, read, idleSince }] of this.open)
+      if (busy === 0 && socket.bytesRead === read && idleSince < since) socket.destroy();
+  }
+
+  closeAll(): void {
+    for (const socket of this.open.keys()) socket.destroy();
   }
 }
 
@@ -187,6 +262,8 @@ interface Handling extends AxonOptions {
   connections: Connections;
   /** the client waits for "100 Continue" before it sends its body */
   expectsContinue: boolean;
+  /** until a stopping axon cuts what is not answered, ms; Infinity when it does not stop */
+  leftMs: () => number;
 }
 
 async function handle(request: IncomingMessage, response: ServerResponse, options: Handling): Promise<void> {
@@ -220,13 +297,14 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
       options.clockSeen(verified.hotkey, verified.aheadMs, true);
     }
     if (isPing) {
+      lastOne(response, options);
       sendPing(request, response, elapsed());
       linger(request);
       options.ended('ping', elapsed());
       return;
     }
     const verifiedMs = elapsed();
-    const deadlineMs = verified.timeoutS * 1000 * DEADLINE_SHARE;
+    const deadlineMs = Math.min(verified.timeoutS * 1000 * DEADLINE_SHARE, options.leftMs() - SENDING_MS);
     const unavailable = options.unavailable(verified.hotkey, deadlineMs - elapsed());
     if (unavailable !== null) throw new Refusal(503, unavailable.startsWith('no model') ? 'no-model' : 'overloaded', unavailable);
 
@@ -240,6 +318,7 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
       options.ended('gone', latencyMs);
       return;
     }
+    lastOne(response, options);
     send(response, 200, 'Success', latencyMs, { prediction: answer.prediction });
     options.ended('answered', latencyMs);
     options.stage('verify', verifiedMs);
@@ -249,6 +328,7 @@ async function handle(request: IncomingMessage, response: ServerResponse, option
     const refusal = refusalOf(error as Error);
     if (refusal.outcome === 'failed') options.logger.warn({ error: (error as Error).message }, 'request failed');
     options.ended(response.destroyed ? 'gone' : refusal.outcome, elapsed());
+    lastOne(response, options);
     send(response, refusal.status, refusal.message, elapsed(), { message: refusal.message });
     linger(request);
   }
@@ -301,6 +381,14 @@ function refusalOf(error: Error): Refusal {
 
 function tooMany(): Refusal {
   return new Refusal(429, 'rate', 'Too many requests of this hotkey.');
+}
+
+/**
+ * An answer of a stopping axon says that its connection ends with it. Not while the body still comes: closed under a sender,
+ * the connection would be reset and the answer lost.
+ */
+function lastOne(response: ServerResponse, { leftMs }: Pick<Handling, 'leftMs'>): void {
+  if (Number.isFinite(leftMs()) && response.req.complete) response.shouldKeepAlive = false;
 }
 
 /** The ping has no image, and is answered as by the reference: with itself, and what became of it. */

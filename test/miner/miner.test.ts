@@ -399,18 +399,14 @@ describe('a champion', () => {
     await t.promote(1, BRIGHT);
     await t.until('it is ready', () => t.miner.status().ready);
     const image = await greyJpeg(200);
-    // Connections first: one that is still being made when the port closes is refused, as by any server.
-    await Promise.all(Array.from({ length: 12 }, () => ask(image)));
-    // The client gives a connection back a moment after its answer; before, it would open a new one.
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    const before = t.miner.status().answered;
+    // Each on a connection of its own, of which the first is answered while others wait to be accepted.
     const asked = Array.from({ length: 12 }, () => ask(image));
-    await t.until('requests are under way', () => t.miner.status().answered > before);
+    await t.until('requests are under way', () => t.miner.status().answered > 0);
     await t.miner.stop();
     const answers = await Promise.all(asked);
     expect(answers.filter((answer) => answer.status !== 200)).toEqual([]);
     const written = (await readJournal(path.join(t.home, 'journal'))).flatMap((part) => part.records);
-    expect(written).toHaveLength(24);
+    expect(written).toHaveLength(12);
   });
 });
 
