@@ -1,11 +1,14 @@
 /** Images and pools: import, rendered scenes, manifests, the snapshot that a model is trained on. */
 import { z } from 'zod';
-import { Digest, type ImageRow, Label, type Pool } from '../domain/contracts/common.js';
+import { decideLabels } from '../domain/consensus.js';
+import { Digest, ImageRow, Label, type Pool } from '../domain/contracts/common.js';
 import { BadInputError } from '../domain/errors.js';
 import { assignPools } from '../domain/pools.js';
-import { assertNoLeak } from '../domain/provenance.js';
-import { buildSnapshot as domainSnapshot } from '../domain/snapshot.js';
+import { assertNoLeak, dataSetProvenance } from '../domain/provenance.js';
+import { buildSnapshot as domainSnapshot, effectiveLabels, holdBack } from '../domain/snapshot.js';
 import { nearDuplicates, readImages, scanDataset, type ReadImage } from '../platform/dataset/index.js';
+import type { FlywheelConfig } from '../domain/config.js';
+import type { LabelRecord } from '../platform/ports.js';
 import { beating, type ActivityDeps } from './deps.js';
 import { configOf } from './turns.js';
 
@@ -67,7 +70,7 @@ export function datasetActivities(deps: ActivityDeps) {
       const assigned = await intoPools(near.kept, near.pairs, input.seed);
       const kept = assigned.rows;
       const problems = [...scan.problems, ...read.problems];
-      await register(kept);
+      await register(kept, new Map(near.kept.map((image) => [image.digest, image.licence])));
       return summarise(input.data, {
         duplicates: read.exactDuplicates + near.removed + assigned.known,
         problems,
@@ -110,13 +113,16 @@ export function datasetActivities(deps: ActivityDeps) {
     /**
      * The immutable manifest of a training set. `synthetic` null: photographs alone, for the first champion.
      * Photographs of the pool `traffic` stay out: their truth is the validator's; their journaled challenges come in with
-     * the labels that consensus or a person gave them.
+     * the labels that consensus or a person gave them. A share of what this turn made is held back for the gate `freshSynthetic`.
      */
     async buildSnapshot(input: { turn: string; config: Digest; synthetic: Digest | null }): Promise<{
       snapshot: Digest;
       real: number;
       derived: number;
       byTruth: Record<string, number>;
+      /** manifest of the synthetic images that were held back, labels filled in; null: none were */
+      fresh: Digest | null;
+      freshCount: number;
     }> {
       const config = await configOf(deps, input.config);
       const all = await catalog.images();
@@ -124,10 +130,14 @@ export function datasetActivities(deps: ActivityDeps) {
       const real = all.filter((r) => isOriginal(r) && (r.pool === 'train' || r.pool === 'calibrate' || r.pool === 'validate'));
       const labels = input.synthetic === null ? [] : await catalog.labels();
       const labelled = new Set(labels.map((l) => l.digest));
+      const fresh = input.synthetic === null ? [] : await heldBack(input.turn, config, input.synthetic, labels);
+      const keptOut = new Set(fresh.map((r) => r.digest));
       const derived =
         input.synthetic === null
           ? []
-          : all.filter((r) => !isOriginal(r) && labelled.has(r.digest) && (r.pool === 'train' || r.pool === 'traffic'));
+          : all.filter(
+              (r) => !isOriginal(r) && labelled.has(r.digest) && !keptOut.has(r.digest) && (r.pool === 'train' || r.pool === 'traffic'),
+            );
       assertNoLeak(derived, (digest) => byDigest.get(digest) ?? null);
       const rows = domainSnapshot({
         real,
@@ -140,17 +150,58 @@ export function datasetActivities(deps: ActivityDeps) {
       for (const row of rows) byTruth[row.truth] = (byTruth[row.truth] ?? 0) + 1;
       const originals = new Set(real.map((r) => r.digest));
       const realCount = rows.filter((r) => originals.has(r.digest)).length;
-      return { snapshot: await objects.putJsonl(rows), real: realCount, derived: rows.length - realCount, byTruth };
+      return {
+        snapshot: await objects.putJsonl(rows),
+        real: realCount,
+        derived: rows.length - realCount,
+        byTruth,
+        fresh: fresh.length > 0 ? await objects.putJsonl(fresh) : null,
+        freshCount: fresh.length,
+      };
     },
   };
 
-  async function register(rows: ImageRow[]): Promise<void> {
+  /**
+   * What the turn made and no model of this turn learns from, with labels: a person's, the consensus, or else what the generator
+   * meant, with truth `none`. What the voters are sure is not what was meant is left
+   * out: it stays a question to a person.
+   */
+  async function heldBack(turn: string, config: FlywheelConfig, synthetic: Digest, labels: LabelRecord[]): Promise<ImageRow[]> {
+    const { freshSynthetic, freshShare, minImages } = config.gates;
+    if (freshSynthetic === null) return [];
+    const known = effectiveLabels(labels);
+    const asked = new Map((await catalog.reviews({ turn })).map((r) => [r.digest, r]));
+    const usable = (await objects.getJsonl(synthetic, (row) => ImageRow.parse(row))).flatMap((row): ImageRow[] => {
+      const given = known.get(row.digest);
+      if (given) return [{ ...row, label: given.label, truth: given.kind }];
+      const votes = Object.entries(asked.get(row.digest)?.votes ?? {}).map(([member, p]) => ({ member, p }));
+      if (row.intent === null || votes.length < 2) return [];
+      const { rejected } = decideLabels([{ digest: row.digest, votes, intent: row.intent }], {
+        confidence: config.labels.confidence,
+        verifyShare: 0,
+        seed: 0,
+      });
+      return rejected.length > 0 ? [] : [{ ...row, label: row.intent, truth: 'none' }];
+    });
+    return holdBack(usable, { share: freshShare, least: minImages, seed: `fresh ${config.seed} ${turn}` });
+  }
+
+  async function register(rows: ImageRow[], licences: ReadonlyMap<Digest, string | null> = new Map()): Promise<void> {
     await catalog.addImages(rows, deps.clock());
     await catalog.addLabels(
       rows.flatMap((r) =>
         r.label === null
           ? []
-          : [{ digest: r.digest, label: r.label, kind: r.truth, provenance: `data set ${r.source}`, weight: 1, at: deps.clock() }],
+          : [
+              {
+                digest: r.digest,
+                label: r.label,
+                kind: r.truth,
+                provenance: dataSetProvenance(r.source, licences.get(r.digest) ?? null),
+                weight: 1,
+                at: deps.clock(),
+              },
+            ],
       ),
     );
   }

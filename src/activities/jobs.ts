@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Context } from '@temporalio/activity';
 import { monthOf } from '../domain/budget.js';
 import type { FlywheelConfig } from '../domain/config.js';
-import { type Digest, ImageRow } from '../domain/contracts/common.js';
+import { type Digest, GateThresholds, ImageRow } from '../domain/contracts/common.js';
 import {
   JOB_CONTRACT_VERSION,
   JOB_EXIT,
@@ -201,7 +201,7 @@ export function jobActivities(deps: ActivityDeps) {
         parityTolerance: 1e-3,
         seed: input.seed,
         ...config.export,
-        gates: config.gates,
+        gates: GateThresholds.parse(config.gates),
         // what the miner of this configuration gives each of its processes: speeds are compared with that
         servingThreads: deriveSizes(config.miner.processes, config.miner.threads).threads,
       };

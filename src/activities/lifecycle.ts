@@ -1,15 +1,18 @@
 /** What the lifecycle commits: champion, pointer, publication, trials, reminders. Catalog first, then the world. */
 import { copyFile, mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import type { Digest } from '../domain/contracts/common.js';
+import { z } from 'zod';
+import { Digest, ImageRow } from '../domain/contracts/common.js';
 import type { ChampionPointer } from '../domain/contracts/miner.js';
-import { buildModelCard } from '../domain/modelCard.js';
+import { buildModelCard, modelCardDetails, type ModelCardDetails } from '../domain/modelCard.js';
+import { licenceIn } from '../domain/provenance.js';
 import { BadInputError } from '../domain/errors.js';
 import { writeFileAtomic } from '../platform/fsutil.js';
-import { memberFiles } from '../domain/contracts/bundle.js';
+import { memberFiles, type Bundle } from '../domain/contracts/bundle.js';
 import { loadBundle, materialise } from '../platform/inference/bundle.js';
 import type { ModelRef, VerdictNumbers } from '../workflows/types.js';
 import type { ActivityDeps } from './deps.js';
+import { recordedGates } from './gates.js';
 
 export function lifecycleActivities(deps: ActivityDeps) {
   const { catalog, home, objects } = deps;
@@ -85,6 +88,7 @@ export function lifecycleActivities(deps: ActivityDeps) {
         version,
         submittedBy: input.hotkey,
         submissionTimeMs: input.at,
+        details: await detailsOf(input.model.bundle, bundle),
       });
       await writeFile(path.join(half, 'model_card.json'), `${JSON.stringify(card, null, 2)}\n`);
       await rm(folder, { recursive: true, force: true });
@@ -149,4 +153,30 @@ export function lifecycleActivities(deps: ActivityDeps) {
       });
     },
   };
+
+  /** What the catalog and the snapshot know of a model. A home that was restored without its objects still publishes. */
+  async function detailsOf(digest: Digest, bundle: Bundle): Promise<ModelCardDetails> {
+    const model = await catalog.model(digest);
+    const { snapshot } = bundle.training;
+    const images = (await objects.has(snapshot)) ? await objects.getJsonl(snapshot, (row) => ImageRow.parse(row)) : [];
+    const licences = new Map<Digest, string | null>();
+    for (const { digest: image, kind, provenance } of await catalog.labels(images.map((row) => row.digest)))
+      if (kind === 'truth') licences.set(image, licenceIn(provenance) ?? licences.get(image) ?? null);
+    const gates = recordedGates(model);
+    return modelCardDetails({
+      bundle,
+      digest,
+      data: dataOf(model?.evidence),
+      images,
+      licenceOf: (image) => licences.get(image) ?? null,
+      gates: gates.length > 0 ? gates : (bundle.gates ?? []),
+    });
+  }
+}
+
+const Reproduced = z.object({ training: z.object({ reproduce: z.object({ data: Digest }) }) });
+
+/** The digest of what was learned from, chosen on and calibrated on, as the train job told it. */
+function dataOf(evidence: unknown): Digest | null {
+  return Reproduced.safeParse(evidence).data?.training.reproduce.data ?? null;
 }

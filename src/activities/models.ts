@@ -6,6 +6,7 @@ import { Digest, type ImageRow, Label, TruthKind } from '../domain/contracts/com
 import { ChallengeRow, type TrainInput } from '../domain/contracts/jobs.js';
 import { BadInputError } from '../domain/errors.js';
 import { figures } from '../domain/figures.js';
+import { gateRefusal, measuredByTruth, type Measured } from '../domain/gates.js';
 import { metricsOf } from '../domain/metrics.js';
 import { profileOf } from '../domain/profiles/index.js';
 import { candidateAlpha, QUARTER_DAYS } from '../domain/spending.js';
@@ -16,6 +17,7 @@ import { evaluate } from '../platform/inference/evaluate.js';
 import path from 'node:path';
 import type { Evaluation, ModelRef, VerdictNumbers } from '../workflows/types.js';
 import { beating, type ActivityDeps } from './deps.js';
+import { freshImages, recordedGates, recordGates } from './gates.js';
 import { byImage, quantile, type ShadowStatistics } from './traffic.js';
 import { configOf } from './turns.js';
 
@@ -197,6 +199,8 @@ export function modelActivities(deps: ActivityDeps) {
       trial?: { id: string; last: boolean; late: boolean };
       /** bundle of the champion; absent in turns and trials begun by an older version */
       champion?: Digest;
+      /** the candidate on the held-out photographs, in the gate; absent in trials, and in turns begun by an older version */
+      heldOut?: Evaluation;
     }): Promise<VerdictNumbers> {
       const beat = beating();
       const config = await configOf(deps, input.config);
@@ -268,11 +272,20 @@ export function modelActivities(deps: ActivityDeps) {
         models: [input.candidate, ...(against === null ? [] : [against])],
         ...(trainedOn ? { trainedOn } : {}),
       });
-      // Synthetic challenges of the gate were made after the candidate was trained: the evidence of its gate `freshSynthetic`.
-      const fresh = rows.filter((r) => r.generator !== null && r.truth !== 'none');
-      if (model && !input.shadow && fresh.length > 0) {
-        const { accuracy, n } = metricsOf(fresh.map((r) => ({ label: r.label, prediction: r.candidate })));
-        await catalog.setModelStatus(model.id, model.status, { freshSynthetic: { accuracy, n } });
+      // Gates are measured in the turn; a trial's looks keep to what was found there.
+      const gates = !model
+        ? []
+        : input.shadow
+          ? recordedGates(model)
+          : await recordGates(deps, model, config, {
+              heldOut: input.heldOut?.metrics ?? null,
+              freshSynthetic: await onFresh(input.turn, input.candidate, rows),
+            });
+      const refusal = gateRefusal(gates, config.gates.enforce);
+      if (refusal !== null) {
+        verdict.decision = 'keep';
+        verdict.reasons = [refusal, ...verdict.reasons];
+        verdict.reason = `${refusal} Against the champion: ${verdict.reason}`;
       }
       if (model)
         await catalog.setModelStatus(model.id, model.status, {
@@ -290,6 +303,33 @@ export function modelActivities(deps: ActivityDeps) {
       };
     },
   };
+
+  /**
+   * A candidate on synthetic images that it never saw: those that its turn held back, or else labelled synthetic challenges of the
+   * gate, which were made after it was trained.
+   */
+  async function onFresh(turn: string, candidate: Digest, challenges: readonly PairedRow[]): Promise<Measured> {
+    const images = await freshImages(deps, turn);
+    if (images.length === 0)
+      return measuredByTruth(
+        challenges.flatMap((r) =>
+          r.generator !== null && r.truth !== 'none' ? [{ label: r.label, prediction: r.candidate, truth: r.truth }] : [],
+        ),
+      );
+    const made = new Map(
+      (
+        await predictions(
+          turn,
+          candidate,
+          images.map((r) => r.digest),
+        )
+      ).map((p) => [p.digest, p.prediction]),
+    );
+    // one that it cannot answer is one that it has wrong
+    return measuredByTruth(
+      images.flatMap(({ digest, label, truth }) => (label === null ? [] : [{ label, prediction: made.get(digest) ?? 1 - label, truth }])),
+    );
+  }
 
   /** Records of the trial's other looks; the gate spends nothing, since it never promotes. A repeated look does not see itself. */
   function looksBefore(evidence: unknown, key: string): z.infer<typeof LookRecord>[] {

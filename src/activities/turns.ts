@@ -1,10 +1,9 @@
 /** The turn's own rows: its plan, fixed when it begins, and its summary, filled in stage by stage. */
-import { z } from 'zod';
 import { FlywheelConfig } from '../domain/config.js';
-import { Metrics, type Digest, type GateResult } from '../domain/contracts/common.js';
-import { gateResults } from '../domain/gates.js';
+import type { Digest, GateResult } from '../domain/contracts/common.js';
 import type { TurnPlan } from '../workflows/types.js';
 import type { ActivityDeps } from './deps.js';
+import { JudgedCandidate, recordGates } from './gates.js';
 
 /** Loads the configuration a turn was planned with. */
 export async function configOf(deps: ActivityDeps, digest: Digest): Promise<FlywheelConfig> {
@@ -44,27 +43,13 @@ export function turnActivities(deps: ActivityDeps) {
     },
   };
 
-  /**
-   * The gates of a candidate whose held-out figures have come, in the turn and in the model's evidence: a bundle never changes, so what
-   * is measured after its export stands in the catalog.
-   */
+  /** The gates of a candidate whose held-out figures have come, in the turn and in the model's evidence. */
   async function gatesOf(turn: string, candidate: unknown): Promise<GateResult[] | null> {
     const found = JudgedCandidate.safeParse(candidate);
     const model = found.success ? await deps.catalog.model(found.data.id) : null;
     if (!found.success || !model) return null;
     const plan = (await deps.catalog.turn(turn))?.summary['plan'] as TurnPlan | undefined;
-    const { gates: thresholds } = plan ? await configOf(deps, plan.config) : deps.config;
-    const evidence = Evidence.safeParse(model.evidence).data;
-    const gates = gateResults(thresholds, {
-      validation: evidence?.training?.validate ?? null,
-      heldOut: found.data.heldOut,
-      freshSynthetic: evidence?.freshSynthetic ?? null,
-    });
-    await deps.catalog.setModelStatus(model.id, model.status, { gates });
-    return gates;
+    const config = plan ? await configOf(deps, plan.config) : deps.config;
+    return recordGates(deps, model, config, { heldOut: found.data.heldOut, freshSynthetic: null });
   }
 }
-
-const JudgedCandidate = z.object({ id: z.string(), heldOut: Metrics });
-const Share = z.object({ accuracy: z.number(), n: z.number() });
-const Evidence = z.object({ training: z.object({ validate: Share }).nullish(), freshSynthetic: Share.nullish() });

@@ -288,6 +288,7 @@ async function composeResult(
         ...(await leftOutOf(context, catalog, s)),
       },
       promoted: trial?.promoted ?? false,
+      gates: z.array(GateResult).safeParse(s['gates']).data ?? [],
       seconds: { ...(s['seconds'] as Record<string, number> | undefined), ...(trial ? { [TRIAL_STAGE]: trial.seconds } : {}) },
       miner: { url: services.miner?.url ?? null, hotkey: context.hotkey },
       temporal: { address: context.temporal.address, ui: context.temporal.ui },
@@ -335,7 +336,6 @@ async function extraOf(catalog: CatalogReader, summary: Record<string, unknown>,
     ...(synthetic?.byProvider ? { byProvider: synthetic.byProvider } : {}),
     ...(snapshot?.byTruth ? { byTruth: snapshot.byTruth } : {}),
     ...(training ? { members: training.members, ablation: training.ablation, errorCorrelation: training.errorCorrelation } : {}),
-    gates: z.array(GateResult).safeParse(summary['gates']).data ?? [],
     trialSimulated,
   };
 }

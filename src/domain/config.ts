@@ -3,7 +3,6 @@
  * Pure: reading files is the platform's business (`src/platform/config.ts`).
  */
 import { z } from 'zod';
-import { GateThresholds } from './contracts/common.js';
 import {
   AugmentationOptions,
   ExportOptions,
@@ -14,6 +13,7 @@ import {
   MemberSpec,
   SamplingOptions,
 } from './contracts/jobs.js';
+import { GateSettings } from './gates.js';
 import { PROFILE_NAMES } from './profiles/index.js';
 
 const seconds = z.number().min(0);
@@ -101,8 +101,8 @@ export const FlywheelConfig = z
     }),
     /** how the champion's graphs are exported, see the export job's contract */
     export: z.object({ precision: z.enum(['auto', 'fp32', 'fp16', 'int8']).default('fp32'), ...ExportOptions }).prefault({}),
-    /** least accuracies; a model below one is told so in the turn's summary and in its evidence */
-    gates: GateThresholds.prefault({}),
+    /** least accuracies, and what follows from a missed one */
+    gates: GateSettings.prefault({}),
     verdict: z.object({
       /** the estimate must exceed this, in accuracy (0.01 = one percentage point) */
       marginAccuracy: z.number().min(0),

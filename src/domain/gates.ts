@@ -1,36 +1,106 @@
 /**
  * Gates: least accuracies that a model should reach on its validation images, on held-out photographs, and on synthetic images made
- * after it. Results are data; what follows from them is the verdict's business.
+ * after it. Results are data. Where they are enforced, a candidate that misses one is refused; one that was not measured never
+ * counts as passed, and is said to be open.
  */
-import type { GateResult, GateThresholds } from './contracts/common.js';
+import { z } from 'zod';
+import { GateThresholds, type GateResult, type TruthKind } from './contracts/common.js';
+
+/** The operator's settings. */
+export const GateSettings = GateThresholds.extend({
+  /** a candidate that misses a gate gets no trial and is promoted by the operator's word alone; false: it is only told */
+  enforce: z.boolean().default(true),
+  /** a gate on fewer images is not measured: at 85% right, 20 images are known to some 8 points */
+  minImages: z.number().int().positive().default(20),
+  /**
+   * share of a turn's synthetic images that no model learns from in that turn, in whole groups, so that `freshSynthetic` is measured on
+   * what the candidate never saw; they are learned from in the next turn
+   */
+  freshShare: z.number().min(0).max(0.5).default(0.15),
+});
+export type GateSettings = z.infer<typeof GateSettings>;
 
 /** Accuracy and the number of images behind it; null: not measured. */
-export type Measured = { accuracy: number; n: number } | null;
+export type Measured = { accuracy: number; n: number; byTruth?: GateResult['byTruth'] } | null;
 
 /**
  * @param measured accuracies in [0, 1]
+ * @param minImages on fewer images a gate stays open
  * @returns one result a gate that has a threshold, in the order of the gates; a gate on no images is not measured
  */
-export function gateResults(thresholds: GateThresholds, measured: Record<keyof GateThresholds, Measured>): GateResult[] {
+export function gateResults(
+  thresholds: GateThresholds,
+  measured: Record<keyof GateThresholds, Measured>,
+  minImages?: number,
+): GateResult[] {
   return (['validation', 'heldOut', 'freshSynthetic'] as const).flatMap((gate) => {
     const threshold = thresholds[gate];
     if (threshold === null) return [];
     const found = measured[gate];
     const value = found !== null && found.n > 0 ? found.accuracy : null;
-    return [{ gate, threshold, value, n: found?.n ?? 0, passed: value === null ? null : value >= threshold }];
+    const n = found?.n ?? 0;
+    return [
+      {
+        gate,
+        threshold,
+        value,
+        n,
+        passed: value === null || n < (minImages ?? 0) ? null : value >= threshold,
+        ...(minImages === undefined ? {} : { minImages }),
+        ...(found?.byTruth ? { byTruth: found.byTruth } : {}),
+      },
+    ];
   });
 }
 
+/**
+ * Accuracy at boundary 0.5 on images whose label a person or a consensus stands behind, and by kind. What only the generator meant
+ * (`none`) is told beside it and never counts: intent is no truth.
+ */
+export function measuredByTruth(rows: readonly { label: 0 | 1; prediction: number; truth: TruthKind }[]): Measured {
+  if (rows.length === 0) return null;
+  const of = (some: readonly { label: 0 | 1; prediction: number }[]) => ({
+    accuracy: some.length === 0 ? 0 : some.filter((r) => (r.prediction > 0.5 ? 1 : 0) === r.label).length / some.length,
+    n: some.length,
+  });
+  const kinds = [...new Set(rows.map((r) => r.truth))].sort();
+  return {
+    ...of(rows.filter((r) => r.truth !== 'none')),
+    byTruth: Object.fromEntries(kinds.map((kind) => [kind, of(rows.filter((r) => r.truth === kind))])),
+  };
+}
+
+/** The gates that were measured and not reached. */
+export function missedGates(results: readonly GateResult[]): GateResult[] {
+  return results.filter((r) => r.passed === false);
+}
+
 const NAMES = { validation: 'validation', heldOut: 'held-out photographs', freshSynthetic: 'fresh synthetic images' } as const;
+const TRUTHS: Record<TruthKind, string> = { truth: 'truth', verified: 'a person', consensus: 'consensus', none: 'nobody' };
 const percent = (share: number): string => `${(share * 100).toFixed(1)}%`;
 
 /** For the operator: what was reached, what was not, what was not measured. Empty for no gates. */
 export function describeGates(results: readonly GateResult[]): string {
-  return results
-    .map(({ gate, threshold, value, n, passed }) =>
-      value === null
-        ? `${NAMES[gate]} not measured (at least ${percent(threshold)} asked for)`
-        : `${NAMES[gate]} ${passed ? 'passed' : 'MISSED'}: ${percent(value)} of ${n}, at least ${percent(threshold)} asked for`,
-    )
-    .join('; ');
+  return results.map(describeGate).join('; ');
+}
+
+function describeGate({ gate, threshold, value, n, passed, minImages, byTruth }: GateResult): string {
+  const asked = `at least ${percent(threshold)} asked for`;
+  const meant = byTruth?.none;
+  const beside = meant ? `; by the generator's intent alone ${percent(meant.accuracy)} of ${meant.n}` : '';
+  const kinds = (Object.keys(byTruth ?? {}) as TruthKind[]).filter((kind) => kind !== 'none').map((kind) => TRUTHS[kind]);
+  const by = kinds.length > 0 ? ` labelled by ${kinds.join(' and ')}` : '';
+  const more = `(${asked}${beside})`;
+  if (value === null) return `${NAMES[gate]} not measured ${more}`;
+  if (passed === null)
+    return `${NAMES[gate]} not measured: ${percent(value)} of ${n}${by}, but ${minImages ?? 1} images are needed ${more}`;
+  return `${NAMES[gate]} ${passed ? 'passed' : 'MISSED'}: ${percent(value)} of ${n}${by}, ${asked}${beside}`;
+}
+
+/** What enforcement makes of the gates, for the verdict's reason; null: no measured gate was missed, or they are not enforced. */
+export function gateRefusal(results: readonly GateResult[], enforce: boolean): string | null {
+  const missed = missedGates(results);
+  return enforce && missed.length > 0
+    ? `Refused by the gates of this configuration: ${describeGates(missed)}. It gets no trial; \`flywheel promote\` would promote it all the same.`
+    : null;
 }

@@ -1,5 +1,7 @@
 /** `model_card.json` of a published model, as the subnet's application server checks it. */
 import { z } from 'zod';
+import type { Bundle } from './contracts/bundle.js';
+import { Digest, GateResult, Metrics, TruthKind, type ImageRow } from './contracts/common.js';
 import { BadInputError } from './errors.js';
 
 const ALPHABET = '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz';
@@ -27,6 +29,90 @@ export function looksLikeSs58(address: string): boolean {
 /** Version X.Y.Z of whole numbers without leading zeros. */
 const Version = z.string().regex(/^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$/, 'a version X.Y.Z of whole numbers');
 
+/** What stands behind the model, for whoever downloads it. The subnet reads the fields above it alone. */
+export const ModelCardDetails = z.object({
+  /** SHA-256 of bundle.json; of the manifest learned from; of the images, labels and weights in it; of the parent's bundle */
+  digests: z.object({ bundle: Digest, snapshot: Digest, trained: Digest, data: Digest.nullable(), parent: Digest.nullable() }),
+  /** photographs by source, with the licences that the sources gave them under; `null` stands for images without one */
+  sources: z.array(
+    z.object({
+      source: z.string(),
+      licences: z.array(z.string().nullable()),
+      images: z.number().int(),
+      truth: z.record(z.string(), z.number().int()),
+    }),
+  ),
+  /** images made from them, by generator */
+  synthetic: z.record(z.string(), z.number().int()),
+  members: z.array(
+    z.object({
+      name: z.string(),
+      backbone: z.string(),
+      weight: z.number(),
+      parameters: z.number().int(),
+      precision: z.string(),
+      /** what the precision costs against fp32; null: not measured, or fp32 */
+      loss: z.object({ n: z.number().int(), accuracy: z.number(), reward: z.number() }).nullable(),
+    }),
+  ),
+  /** how the precisions were chosen, and what the ensemble loses against fp32; null: an older bundle */
+  export: z
+    .object({ precision: z.string(), loss: z.object({ n: z.number().int(), accuracy: z.number(), reward: z.number() }).nullable() })
+    .nullable(),
+  metrics: z.object({ validate: Metrics }),
+  gates: z.array(GateResult),
+});
+export type ModelCardDetails = z.infer<typeof ModelCardDetails>;
+
+/**
+ * @param images rows of the training snapshot; empty where it is gone
+ * @param licenceOf what the source of an image said; null where it said nothing
+ */
+export function modelCardDetails(input: {
+  bundle: Bundle;
+  digest: Digest;
+  data: Digest | null;
+  images: readonly Pick<ImageRow, 'digest' | 'source' | 'provider' | 'truth'>[];
+  licenceOf: (digest: Digest) => string | null;
+  gates: readonly GateResult[];
+}): ModelCardDetails {
+  const { bundle, images } = input;
+  const photographs = images.filter((row) => row.provider === null);
+  const count = (keys: readonly string[]): Record<string, number> =>
+    Object.fromEntries([...new Set(keys)].sort().map((key) => [key, keys.filter((other) => other === key).length]));
+  return {
+    digests: {
+      bundle: input.digest,
+      snapshot: bundle.training.snapshot,
+      trained: bundle.training.trained,
+      data: input.data,
+      parent: bundle.training.parent,
+    },
+    sources: [...new Set(photographs.map((row) => row.source))].sort().map((source) => {
+      const rows = photographs.filter((row) => row.source === source);
+      const licences = [...new Set(rows.map((row) => input.licenceOf(row.digest)))];
+      return {
+        source,
+        licences: licences.sort((a, b) => (a ?? '').localeCompare(b ?? '', 'en')),
+        images: rows.length,
+        truth: count(rows.map((row) => row.truth satisfies TruthKind)),
+      };
+    }),
+    synthetic: count(images.flatMap((row) => (row.provider === null ? [] : [row.provider]))),
+    members: bundle.members.map((member) => ({
+      name: member.name,
+      backbone: member.backbone,
+      weight: member.weight,
+      parameters: member.parameters,
+      precision: member.precision ?? 'fp32',
+      loss: member.variants?.find((variant) => variant.chosen && variant.precision !== 'fp32')?.loss ?? null,
+    })),
+    export: bundle.export ? { precision: bundle.export.precision, loss: bundle.export.loss } : null,
+    metrics: { validate: bundle.metrics.validate },
+    gates: [...input.gates],
+  };
+}
+
 export const ModelCard = z
   .object({
     model_name: z.string().trim().min(1),
@@ -41,6 +127,7 @@ export const ModelCard = z
       .positive()
       // Milliseconds given by mistake would lie some 50,000 years ahead.
       .max(100_000_000_000, 'seconds since the epoch, not milliseconds'),
+    details: ModelCardDetails.optional(),
   })
   .strict();
 export type ModelCard = z.infer<typeof ModelCard>;
@@ -52,6 +139,7 @@ export function buildModelCard(input: {
   version: string;
   submittedBy: string;
   submissionTimeMs: number;
+  details?: ModelCardDetails;
 }): ModelCard {
   const card = ModelCard.safeParse({
     model_name: input.modelName,
@@ -59,6 +147,7 @@ export function buildModelCard(input: {
     version: input.version,
     submitted_by: input.submittedBy,
     submission_time: Math.floor(input.submissionTimeMs / 1000),
+    ...(input.details ? { details: input.details } : {}),
   });
   if (!card.success) {
     throw new BadInputError(

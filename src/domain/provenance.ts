@@ -99,3 +99,17 @@ function assertNoCycle(
 }
 
 const short = (digest: string): string => digest.slice(0, 12);
+
+const DATA_SET = 'data set ';
+const LICENCE = '; licence: ';
+
+/** Who says a label that came with an image: its source, and the licence under which the source gave the image, where it says so. */
+export function dataSetProvenance(source: string, licence: string | null): string {
+  return `${DATA_SET}${source}${licence === null ? '' : `${LICENCE}${licence}`}`;
+}
+
+/** @returns the licence in a provenance of `dataSetProvenance`; null where there is none */
+export function licenceIn(provenance: string): string | null {
+  const at = provenance.startsWith(DATA_SET) ? provenance.indexOf(LICENCE) : -1;
+  return at < 0 ? null : provenance.slice(at + LICENCE.length);
+}

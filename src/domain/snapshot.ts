@@ -1,6 +1,7 @@
 /** The training set of a turn: which images, with which label and weight. Same input in any order, same rows. */
 import type { ImageRow, Label, TruthKind } from './contracts/common.js';
 import { BadInputError } from './errors.js';
+import { seededRng } from './rng.js';
 import { assertLearnable } from './provenance.js';
 
 /** A label and who stands behind it. */
@@ -67,6 +68,30 @@ export function buildSnapshot(input: {
   const derived = unique(input.synthetic.filter((r) => !known.has(r.digest)).flatMap(labelled));
   const learned = real.filter((r) => r.pool === 'train' || r.pool === 'traffic').reduce((sum, r) => sum + r.weight, 0);
   return [...real, ...capped(derived, learned, maxSyntheticShare)].sort(byDigest);
+}
+
+/**
+ * Images of a turn that no model may learn from in that turn, so that its candidate can be judged on them: whole groups (what was made
+ * from one photograph stays together), drawn by seed until the share of the images with a settled label is reached. Images that have
+ * no label but the generator's intent (truth `none`) come along with their group. Fewer than `least` settled ones would say nothing,
+ * and more than half would take from the training what was made for it: then none is held back.
+ * @returns sorted by digest
+ */
+export function holdBack<T extends { digest: string; group: string; truth: TruthKind }>(
+  made: readonly T[],
+  options: { share: number; least: number; seed: number | string },
+): T[] {
+  const settled = made.filter((row) => row.truth !== 'none');
+  const wanted = options.share > 0 ? Math.max(Math.ceil(settled.length * options.share), options.least) : 0;
+  if (wanted === 0 || wanted > settled.length / 2) return [];
+  const chosen = new Set<string>();
+  let count = 0;
+  for (const group of seededRng(options.seed).shuffle([...new Set(settled.map((row) => row.group))].sort())) {
+    if (count >= wanted) break;
+    chosen.add(group);
+    count += settled.filter((row) => row.group === group).length;
+  }
+  return made.filter((row) => chosen.has(row.group)).sort(byDigest);
 }
 
 function capped(derived: readonly ImageRow[], realWeight: number, share: number): ImageRow[] {

@@ -3,7 +3,7 @@
  * for people.
  */
 import { z } from 'zod';
-import { Metrics, type GateResult } from './contracts/common.js';
+import { GateResult, Metrics } from './contracts/common.js';
 import type { Figure } from './figures.js';
 import { describeGates } from './gates.js';
 
@@ -59,6 +59,8 @@ export const TurnResult = z.object({
     predictedReward: z.object({ champion: z.number(), candidate: z.number(), ci95: z.tuple([z.number(), z.number()]) }).nullable(),
   }),
   promoted: z.boolean(),
+  /** the candidate's gates; `passed` null: not measured. Empty without a candidate */
+  gates: z.array(GateResult).optional(),
   /** accuracy overall and within each source, intervals by group */
   figures: z
     .object({
@@ -93,8 +95,6 @@ export interface SummaryExtra {
   members?: readonly { name: string; stage: string; weight: number }[];
   /** phi correlation of the two members' errors: 0 is what an ensemble hopes for */
   errorCorrelation?: number;
-  /** least accuracies and what was reached */
-  gates?: readonly GateResult[];
   /** the trial ran on accelerated traffic of the built-in validator */
   trialSimulated?: boolean;
 }
@@ -213,7 +213,7 @@ export function renderSummary(result: TurnResult, extra: SummaryExtra = {}): str
     ],
   );
   if (figures?.champion.length) lines.push('');
-  if (extra.gates?.length) row('gates', describeGates(extra.gates));
+  if (result.gates?.length) row('gates', describeGates(result.gates));
   const { verdict } = result;
   row('verdict', `${verdict.decision.toUpperCase()}${extra.trialSimulated ? ' (trial on simulated traffic)' : ''}: ${verdict.reason}`);
   // A verdict that was reached on figures names them itself.

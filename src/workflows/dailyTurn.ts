@@ -274,6 +274,7 @@ export async function dailyTurn(input: TurnInput): Promise<TurnOutcome> {
         look: 1,
         seed: plan.seed,
         champion: parent.bundle,
+        heldOut: evidence[1]!.heldOut,
       },
     ]);
     await record({

@@ -78,7 +78,8 @@ describe('answers of a person', () => {
     await catalog.addLabels(['a', 'b'].map((name) => ({ ...at, digest: digest(name), label: 1 as const })));
     await take([{ digest: digest('a'), label: 0 }]);
     const config = await objects.put(Buffer.from(JSON.stringify(loadConfig({}))));
-    const { snapshot } = await datasetActivities(deps).buildSnapshot({ turn: 'turn-0002', config, synthetic: digest('whatever') });
+    const synthetic = await objects.putJsonl(await catalog.images({ provider: 'composite' }));
+    const { snapshot } = await datasetActivities(deps).buildSnapshot({ turn: 'turn-0002', config, synthetic });
     const rows = await objects.getJsonl(snapshot, (row) => row as ImageRow);
     expect(rows.find((r) => r.digest === digest('a'))).toMatchObject({ label: 0, truth: 'verified', weight: 1 });
     // Only one unreviewed consensus row fits beside one photograph at a share of one half; `b` weighs less than `a`.

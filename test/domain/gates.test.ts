@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { GateThresholds } from '../../src/domain/contracts/common.js';
-import { describeGates, gateResults } from '../../src/domain/gates.js';
+import { describeGates, gateRefusal, gateResults, GateSettings, measuredByTruth } from '../../src/domain/gates.js';
+import { loadConfig } from '../../src/platform/config.js';
 
 const production = GateThresholds.parse({});
 
@@ -33,5 +34,58 @@ describe('gates', () => {
     );
     expect(results).toEqual([{ gate: 'validation', threshold: 0.8, value: null, n: 0, passed: null }]);
     expect(describeGates([])).toBe('');
+  });
+
+  it('are enforced unless a preset says otherwise: the demo only tells, the others refuse', () => {
+    expect(GateSettings.parse({})).toMatchObject({ enforce: true, minImages: 20 });
+    const of = (preset: string) => loadConfig({ preset }).gates.enforce;
+    expect(['demo', 'budget', 'balanced', 'accuracy'].map(of)).toEqual([false, true, true, true]);
+  });
+
+  it('refuse where one was measured and missed, and never where none was measured or nothing is enforced', () => {
+    const measured = (accuracy: number, n: number) =>
+      gateResults(production, { validation: { accuracy: 0.95, n: 43 }, heldOut: { accuracy, n }, freshSynthetic: null }, 20);
+    expect(gateRefusal(measured(0.93, 20), true)).toMatch(/held-out photographs MISSED: 93\.0% of 20.*no trial/);
+    expect(gateRefusal(measured(0.93, 20), true)).not.toMatch(/validation/);
+    expect(gateRefusal(measured(0.93, 20), false)).toBeNull();
+    expect(gateRefusal(measured(0.94, 20), true)).toBeNull();
+    expect(gateRefusal(measured(0.5, 19), true)).toBeNull();
+  });
+
+  it('on too few images stay open, and say what was found and how many are needed', () => {
+    const [only] = gateResults(
+      { validation: null, heldOut: 0.94, freshSynthetic: null },
+      { validation: null, heldOut: { accuracy: 0.5, n: 19 }, freshSynthetic: null },
+      20,
+    );
+    expect(only).toMatchObject({ value: 0.5, passed: null });
+    expect(describeGates([only!])).toBe(
+      'held-out photographs not measured: 50.0% of 19, but 20 images are needed (at least 94.0% asked for)',
+    );
+  });
+
+  it('count synthetic images with a settled label, and tell what was only meant beside them', () => {
+    const rows = [
+      { label: 1, prediction: 0.9, truth: 'consensus' },
+      { label: 0, prediction: 0.5, truth: 'consensus' },
+      { label: 1, prediction: 0.5, truth: 'none' },
+    ] as const;
+    const freshSynthetic = measuredByTruth(rows);
+    expect(freshSynthetic).toEqual({
+      accuracy: 1,
+      n: 2,
+      byTruth: { consensus: { accuracy: 1, n: 2 }, none: { accuracy: 0, n: 1 } },
+    });
+    expect(measuredByTruth([])).toBeNull();
+    const told = (of: typeof freshSynthetic) =>
+      describeGates(
+        gateResults({ validation: null, heldOut: null, freshSynthetic: 0.6 }, { validation: null, heldOut: null, freshSynthetic: of }),
+      );
+    expect(told(freshSynthetic)).toBe(
+      "fresh synthetic images passed: 100.0% of 2 labelled by consensus, at least 60.0% asked for; by the generator's intent alone 0.0% of 1",
+    );
+    expect(told(measuredByTruth(rows.slice(2)))).toBe(
+      "fresh synthetic images not measured (at least 60.0% asked for; by the generator's intent alone 0.0% of 1)",
+    );
   });
 });

@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BadInputError } from '../../src/domain/errors.js';
-import { buildModelCard, looksLikeSs58, ModelCard, nextVersion } from '../../src/domain/modelCard.js';
+import { buildModelCard, looksLikeSs58, ModelCard, modelCardDetails, nextVersion } from '../../src/domain/modelCard.js';
+import { bundleFiles } from '../support/bundle.js';
 
 /** Alice of every Substrate development chain. */
 const ALICE = '5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY';
@@ -39,6 +40,49 @@ describe('model_card.json', () => {
       expect(() => buildModelCard({ ...good, ...over })).toThrow(message);
       expect(() => buildModelCard({ ...good, ...over })).toThrow(BadInputError);
     }
+  });
+
+  it('carries what stands behind the model: digests, sources with their licences, precisions with their loss, gates', async () => {
+    const { bundle } = await bundleFiles({ name: 'm' });
+    const loss = { n: 90, accuracy: 0.004, reward: 0.01 };
+    const variants = ['fp32', 'int8'].map((precision) => ({
+      precision: precision as 'fp32' | 'int8',
+      provider: 'CPUExecutionProvider',
+      bytes: 10,
+      ms: 1,
+      maxAbsDp: 0,
+      loss: precision === 'int8' ? loss : null,
+      chosen: precision === 'int8',
+      refused: null,
+    }));
+    const gate = { gate: 'heldOut' as const, threshold: 0.94, value: null, n: 0, passed: null };
+    const rows = [
+      { digest: 'a', source: 'clips', provider: null, truth: 'truth' as const },
+      { digest: 'b', source: 'clips', provider: null, truth: 'verified' as const },
+      { digest: 'c', source: 'streets', provider: null, truth: 'truth' as const },
+      { digest: 'd', source: 'composite', provider: 'composite', truth: 'consensus' as const },
+    ];
+    const digest = 'e'.repeat(64);
+    const details = modelCardDetails({
+      bundle: { ...bundle, members: bundle.members.map((m) => ({ ...m, precision: 'int8' as const, variants })) },
+      digest,
+      data: null,
+      images: rows,
+      licenceOf: (image) => (image === 'c' ? null : `licence of ${image}`),
+      gates: [gate],
+    });
+    const card = buildModelCard({ ...good, details });
+    expect(ModelCard.parse(JSON.parse(JSON.stringify(card)))).toEqual(card);
+    expect(card.details).toMatchObject({
+      digests: { bundle: digest, snapshot: bundle.training.snapshot },
+      sources: [
+        { source: 'clips', licences: ['licence of a', 'licence of b'], images: 2, truth: { truth: 1, verified: 1 } },
+        { source: 'streets', licences: [null], images: 1 },
+      ],
+      synthetic: { composite: 1 },
+      members: [{ precision: 'int8', loss }],
+      gates: [gate],
+    });
   });
 
   it('is refused with a field that the subnet does not know', () => {

@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { POOLS, type ImageRow } from '../../src/domain/contracts/common.js';
 import { LeakError } from '../../src/domain/errors.js';
-import { assertLearnable, assertNoLeak, inherit } from '../../src/domain/provenance.js';
+import { assertLearnable, assertNoLeak, inherit, dataSetProvenance, licenceIn } from '../../src/domain/provenance.js';
 import { digest, image } from './support.js';
 
 const derived = (n: number, parents: readonly ImageRow[], over: Partial<ImageRow> = {}): ImageRow =>
@@ -102,5 +102,14 @@ describe('the held-out pool', () => {
         else expect(() => assertLearnable(rows)).not.toThrow();
       }),
     );
+  });
+});
+
+describe('who says a label that came with an image', () => {
+  it('is its source, with the licence that the source gave', () => {
+    expect(dataSetProvenance('clips', null)).toBe('data set clips');
+    for (const licence of ['CC0-1.0', 'ODC-By 1.0 (data; badge: MIT)'])
+      expect(licenceIn(dataSetProvenance('clips', licence))).toBe(licence);
+    expect([dataSetProvenance('clips', null), 'review:turn-0001', 'turn-0001: a+b; licence: x'].map(licenceIn)).toEqual([null, null, null]);
   });
 });

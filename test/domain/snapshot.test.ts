@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import type { ImageRow, Label } from '../../src/domain/contracts/common.js';
+import type { ImageRow, Label, TruthKind } from '../../src/domain/contracts/common.js';
 import { BadInputError, LeakError } from '../../src/domain/errors.js';
-import { buildSnapshot, effectiveLabels, type LabelEvidence } from '../../src/domain/snapshot.js';
+import { buildSnapshot, effectiveLabels, holdBack, type LabelEvidence } from '../../src/domain/snapshot.js';
 import { digest, image } from './support.js';
 
 const real = Array.from({ length: 40 }, (_, n) => image(n));
@@ -108,5 +108,38 @@ describe('the label that holds', () => {
     const rows = [label(1, 'verified', 1, 5), label(1, 'verified', 0, 5)];
     expect(effectiveLabels(rows).has(digest(1001))).toBe(false);
     expect(effectiveLabels([...rows, label(1, 'verified', 0, 6)]).get(digest(1001))?.label).toBe(0);
+  });
+});
+
+describe('what is held back from a training', () => {
+  const made = Array.from({ length: 100 }, (_, n) => ({ digest: digest(n), group: `g${n % 25}`, truth: 'consensus' as TruthKind }));
+  const held = (over: Partial<Parameters<typeof holdBack>[1]> = {}, of = made) =>
+    holdBack(of, { share: 0.15, least: 10, seed: 1, ...over });
+
+  it('is a share in whole groups, the same whatever the order', () => {
+    const rows = held();
+    expect(rows.length).toBeGreaterThanOrEqual(15);
+    expect(rows.length).toBeLessThan(15 + 4);
+    const groups = new Set(rows.map((r) => r.group));
+    expect(rows).toHaveLength(made.filter((r) => groups.has(r.group)).length);
+    expect(held({}, [...made].reverse())).toEqual(rows);
+    expect(held({ seed: 2 })).not.toEqual(rows);
+  });
+
+  it('is at least what a gate needs, and nothing where that would be more than half', () => {
+    expect(held({ least: 30 }).length).toBeGreaterThanOrEqual(30);
+    expect(held({ least: 51 })).toEqual([]);
+    expect(held({ share: 0 })).toEqual([]);
+    expect(held({}, [])).toEqual([]);
+  });
+
+  it('counts images with a settled label; those with none come along with their group', () => {
+    const half = made.map((row, n) => ({ ...row, truth: (n % 2 === 0 ? 'consensus' : 'none') as TruthKind }));
+    const rows = held({}, half);
+    const settled = rows.filter((r) => r.truth !== 'none');
+    expect(settled.length).toBeGreaterThanOrEqual(10);
+    expect(settled.length).toBeLessThan(10 + 4);
+    expect(rows).toHaveLength(half.filter((r) => rows.some((own) => own.group === r.group)).length);
+    expect(held({ least: 26 }, half)).toEqual([]);
   });
 });

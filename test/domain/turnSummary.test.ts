@@ -53,6 +53,15 @@ const extra: SummaryExtra = {
 };
 
 describe('the result of a turn', () => {
+  it('says of each gate whether it was passed, missed or not measured', () => {
+    const gates = [
+      { gate: 'heldOut' as const, threshold: 0.94, value: 0.9, n: 159, passed: false },
+      { gate: 'freshSynthetic' as const, threshold: 0.85, value: null, n: 0, passed: null },
+    ];
+    const text = renderSummary({ ...result, gates }, extra).replace(/\s+/g, ' ');
+    expect(text).toContain('held-out photographs MISSED: 90.0% of 159, at least 94.0% asked for; fresh synthetic images not measured');
+  });
+
   it('is checked by its schema, and keeps what it does not know of the data set', () => {
     expect(TurnResult.parse(JSON.parse(JSON.stringify(result)))).toEqual(result);
     expect(TurnResult.parse({ ...result, dataset: { ...result.dataset, groups: 300 } }).dataset).toHaveProperty('groups', 300);

@@ -35,20 +35,44 @@ async function both(extra: Record<string, string | Buffer> = {}): Promise<Record
 const store = async (): Promise<FileObjectStore> => new FileObjectStore(await temporaryFolder());
 
 describe('a data set with labels.csv', () => {
-  it('reads file, label, split and group, and takes the clip before # for the group where none is given', async () => {
+  it('reads file, label, split, group and licence, and takes the clip before # for the group where none is given', async () => {
     const dir = await dataset(
       await both({
         'c.jpg': await jpeg(3),
         'labels.csv':
-          'file,label,split,group,source_repo,source_path\na.jpg,1,train,,clips,drive/one.mp4#t=3.5\nimages/b.jpg,0,val,mine,clips,drive/one.mp4#t=4\nc.jpg,0,,,,\n',
+          'file,label,split,group,source_repo,source_path,licence\na.jpg,1,train,,clips,drive/one.mp4#t=3.5,CC0-1.0\nimages/b.jpg,0,val,mine,clips,drive/one.mp4#t=4,\nc.jpg,0,,,,\n',
       }),
     );
     const { rows, problems } = await scanDataset(dir);
     expect(problems).toEqual([]);
     expect(rows).toEqual([
-      { file: 'a.jpg', absolutePath: path.join(dir, 'images/a.jpg'), label: 1, split: 'train', group: 'drive/one.mp4', source: 'clips' },
-      { file: 'c.jpg', absolutePath: path.join(dir, 'c.jpg'), label: 0, split: null, group: 'c', source: path.basename(dir) },
-      { file: 'images/b.jpg', absolutePath: path.join(dir, 'images/b.jpg'), label: 0, split: 'val', group: 'mine', source: 'clips' },
+      {
+        file: 'a.jpg',
+        absolutePath: path.join(dir, 'images/a.jpg'),
+        label: 1,
+        split: 'train',
+        group: 'drive/one.mp4',
+        source: 'clips',
+        licence: 'CC0-1.0',
+      },
+      {
+        file: 'c.jpg',
+        absolutePath: path.join(dir, 'c.jpg'),
+        label: 0,
+        split: null,
+        group: 'c',
+        source: path.basename(dir),
+        licence: null,
+      },
+      {
+        file: 'images/b.jpg',
+        absolutePath: path.join(dir, 'images/b.jpg'),
+        label: 0,
+        split: 'val',
+        group: 'mine',
+        source: 'clips',
+        licence: null,
+      },
     ]);
   });
 

@@ -37,6 +37,7 @@ beforeAll(async () => {
   for (const digest of [candidate, champion]) await materialise(objects, digest, path.join(home.bundles, digest));
   const catalog = {
     model: async (bundle: string) => models.find((m) => m.bundle === bundle) ?? null,
+    turn: async () => null,
     models: async () => models,
     setModelStatus: async (id: string, _status: string, evidence: object) => {
       const model = models.find((m) => m.id === id);
@@ -154,6 +155,22 @@ describe('looks of a trial', () => {
     const slow = await look(1, sets, 'trial-1', { p99Ms: 60_000, championP99Ms: 20 });
     expect(slow).toMatchObject({ decision: 'keep' });
     expect(slow.reason).toMatch(/its p99 latency is 60000 ms/);
+  });
+
+  it('never promote what missed an enforced gate, however much better it is', async () => {
+    const missed = { gate: 'heldOut', threshold: 0.94, value: 0.9, n: 159, passed: false };
+    models.splice(0, models.length, model('candidate', 1, { gates: [missed] }));
+    const sets = [await set('seven', 200, 0.19)];
+    expect((await look(1, sets)).decision).toBe('promote'); // the demo's gates only tell
+    const told = config;
+    const settings = loadConfig({});
+    config = await objects.put(
+      Buffer.from(JSON.stringify({ ...settings, gate: { ...settings.gate, resamples: 200 }, gates: { ...settings.gates, enforce: true } })),
+    );
+    const refused = await look(1, sets);
+    config = told;
+    expect(refused.decision).toBe('keep');
+    expect(refused.reason).toMatch(/^Refused by the gates.*90\.0% of 159/);
   });
 
   it('promote what is far better, and the gate alone never spends', async () => {

@@ -67,8 +67,12 @@ export const GateResult = z.object({
   value: z.number().min(0).max(1).nullable(),
   /** images measured */
   n: z.number().int().min(0),
-  /** null: not measured */
+  /** null: not measured, or on too few images to say */
   passed: z.boolean().nullable(),
+  /** fewer images than this say nothing; absent: none were asked for */
+  minImages: z.number().int().positive().optional(),
+  /** by what stands behind the labels; images with nothing but the generator's intent (none) are not in `value` and `n` */
+  byTruth: z.partialRecord(TruthKind, z.object({ accuracy: z.number().min(0).max(1), n: z.number().int().min(0) })).optional(),
 });
 export type GateResult = z.infer<typeof GateResult>;
 

@@ -16,6 +16,8 @@ export interface ReadImage extends ImageHashes {
   label: Label;
   group: string;
   source: string;
+  /** as the data set gives it; null when it gives none */
+  licence: string | null;
   /** of copies in several splits the most held out: test, then val, then train */
   split: string | null;
   /** pixels as stored, before any EXIF rotation (training and serving ignore it too) */
@@ -96,13 +98,14 @@ export async function readImages(
       continue;
     }
     for (const image of same.slice(1)) report.duplicates.push({ file: image.row.file, of: first.row.file, digest: image.digest });
-    const { label, group, source, file } = first.row;
+    const { label, group, source, licence, file } = first.row;
     report.images.push({
       digest: first.digest,
       file,
       label,
       group,
       source,
+      licence,
       split: same.map((image) => image.row.split).reduce(moreHeldOut),
       width: first.width,
       height: first.height,

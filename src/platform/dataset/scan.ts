@@ -1,6 +1,6 @@
 /**
  * Which images a data set folder names, with labels. Two forms are understood:
- * - `labels.csv`: `file,label[,split][,group][,source][,source_repo][,source_path]`, other columns ignored; UTF-8, byte order
+ * - `labels.csv`: `file,label[,split][,group][,source][,source_repo][,source_path][,licence]`, other columns ignored; UTF-8, byte order
  *   mark and CRLF allowed; `file` relative to the folder or to its `images`;
  * - a folder a class, named as a label is: `roadwork/` (also `positive/`, `1/`) and `none/` (also `negative/`, `0/`).
  * Labels: 1, roadwork or positive; 0, none or negative; in any case of letters.
@@ -22,6 +22,8 @@ export interface DatasetRow {
   /** images of one group never straddle pools: the `group` column, else `source_path` before `#`, else the file itself */
   group: string;
   source: string;
+  /** of the image, as the table gives it (columns `licence` or `license`); null when it gives none */
+  licence: string | null;
 }
 export interface DatasetProblem {
   file: string;
@@ -144,6 +146,7 @@ async function scanCsv(root: string): Promise<DatasetScan> {
       split: cell('split') || null,
       group: cell('group') || cell('source_path').split('#')[0] || withoutEnding(normal),
       source: cell('source') || cell('source_repo') || path.basename(root),
+      licence: cell('licence') || cell('license') || null,
     });
   }
   return { rows, problems };
@@ -177,6 +180,7 @@ async function scanFolders(root: string, folders: readonly string[], entries: nu
         split: null,
         group: withoutEnding(file),
         source: path.basename(root),
+        licence: null,
       });
     }
   }
