@@ -7,6 +7,7 @@ import { packageRoot } from '../platform/entry.js';
 import { describeError, errorJson, EXIT, EXIT_HELP, exitCodeOf, writeOut } from './exit.js';
 import { type CommonOptions, createContext } from './context.js';
 import type { SimulateOptions } from './simulateCommand.js';
+import type { EmbedOptions, EvaluateOptions, ImportCheckOptions } from './jobCommands.js';
 import type { ReviewOptions } from './reviewCommand.js';
 
 function port(text: string): number {
@@ -118,6 +119,30 @@ export function createProgram(): Command {
     .action(async (dir: string, options: CommonOptions) =>
       (await import('./workflowCommands.js')).importCommand(createContext(options, 'cli'), dir),
     );
+
+  common(program.command('import-check'))
+    .description('look through a folder of images before it is imported: corrupt, doubled, odd; nothing is changed')
+    .argument('<dir>', 'folder of images, with labels.csv or without', absolute)
+    .option('--min-side <pixels>', 'a shorter side below this is told', positive)
+    .action(async (dir: string, options: ImportCheckOptions) =>
+      (await import('./jobCommands.js')).importCheckCommand(createContext(options, 'cli'), dir, options),
+    );
+
+  common(program.command('evaluate'))
+    .description("judge a model by the Python job, an independent check of the miner's own code, and tell where the two differ")
+    .option('--model <id>', 'name or digest of a model in the catalog (default: the champion)')
+    .option('--bundle <dir>', 'folder of a model bundle', absolute)
+    .option('--data <dir>', 'labelled images (default: the held-out pool)', absolute)
+    .option('--out <dir>', 'folder for predictions.jsonl and report.json', absolute)
+    .action(async (options: EvaluateOptions) => (await import('./jobCommands.js')).evaluateCommand(createContext(options, 'cli'), options));
+
+  common(program.command('embed'))
+    .description('features of images by the backbone of a member, as safetensors')
+    .requiredOption('--data <dir>', 'labelled images', absolute)
+    .requiredOption('--out <dir>', 'folder for embeddings.safetensors and index.jsonl', absolute)
+    .option('--member <name>', 'member of the configuration (default: the first)')
+    .option('--views <n>', 'challenge views of each image beside the image itself (default: none)', positive)
+    .action(async (options: EmbedOptions) => (await import('./jobCommands.js')).embedCommand(createContext(options, 'cli'), options));
 
   common(program.command('review'))
     .description('list the images that a person is asked about, write them out, or take the answers')

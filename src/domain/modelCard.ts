@@ -1,7 +1,7 @@
 /** `model_card.json` of a published model, as the subnet's application server checks it. */
 import { z } from 'zod';
 import type { Bundle } from './contracts/bundle.js';
-import { Digest, GateResult, Metrics, TruthKind, type ImageRow } from './contracts/common.js';
+import { Digest, GateResult, Metrics, type TruthKind, type ImageRow } from './contracts/common.js';
 import { BadInputError } from './errors.js';
 
 const ALPHABET = '123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz';

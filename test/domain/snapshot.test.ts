@@ -112,7 +112,12 @@ describe('the label that holds', () => {
 });
 
 describe('what is held back from a training', () => {
-  const made = Array.from({ length: 100 }, (_, n) => ({ digest: digest(n), group: `g${n % 25}`, truth: 'consensus' as TruthKind }));
+  interface Made {
+    digest: string;
+    group: string;
+    truth: TruthKind;
+  }
+  const made = Array.from({ length: 100 }, (_, n): Made => ({ digest: digest(n), group: `g${n % 25}`, truth: 'consensus' }));
   const held = (over: Partial<Parameters<typeof holdBack>[1]> = {}, of = made) =>
     holdBack(of, { share: 0.15, least: 10, seed: 1, ...over });
 
@@ -134,7 +139,7 @@ describe('what is held back from a training', () => {
   });
 
   it('counts images with a settled label; those with none come along with their group', () => {
-    const half = made.map((row, n) => ({ ...row, truth: (n % 2 === 0 ? 'consensus' : 'none') as TruthKind }));
+    const half = made.map((row, n): Made => ({ ...row, truth: n % 2 === 0 ? 'consensus' : 'none' }));
     const rows = held({}, half);
     const settled = rows.filter((r) => r.truth !== 'none');
     expect(settled.length).toBeGreaterThanOrEqual(10);

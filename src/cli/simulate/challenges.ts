@@ -58,7 +58,8 @@ export async function drawChallenges(
   }
 }
 
-async function fromPool(context: CommandContext, pool: Pool): Promise<{ images: ImageRow[]; from: string }> {
+/** Labelled originals of a pool of the home. @throws BadInputError when a class is missing */
+export async function fromPool(context: CommandContext, pool: Pool): Promise<{ images: ImageRow[]; from: string }> {
   const catalog = await openCatalogReadOnly(context.paths.catalog);
   try {
     const images = (await catalog.images({ pools: [pool], provider: null })).filter((row) => row.label !== null);
@@ -74,7 +75,11 @@ async function fromPool(context: CommandContext, pool: Pool): Promise<{ images: 
 }
 
 /** Held-out images when the folder has a split, without those that this home's models have learned from. */
-async function fromFolder(context: CommandContext, objects: FileObjectStore, data: string): Promise<{ images: ImageRow[]; from: string }> {
+export async function fromFolder(
+  context: CommandContext,
+  objects: FileObjectStore,
+  data: string,
+): Promise<{ images: ImageRow[]; from: string }> {
   const stage = context.progress.stage('read');
   const scan = await scanDataset(data);
   const isTrain = (split: string | null): boolean => split !== null && /^train/i.test(split);

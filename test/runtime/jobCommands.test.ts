@@ -1,0 +1,139 @@
+/** `flywheel import-check`, `evaluate` and `embed` as a user runs them: real jobs in Python, a bundle of known behaviour, drawn images. */
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import os from 'node:os';
+import path from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { EXIT } from '../../src/cli/exit.js';
+import { main } from '../../src/cli/main.js';
+import { writeBundle } from '../support/bundle.js';
+import { greyJpeg } from '../support/images.js';
+
+let folder: string;
+let data: string;
+const IMAGES = 12;
+
+beforeAll(async () => {
+  folder = await mkdtemp(path.join(os.tmpdir(), 'flywheel-jobs-'));
+  data = path.join(folder, 'data');
+  await mkdir(data);
+  const lines = ['file,label,group,source'];
+  for (let i = 0; i < IMAGES; i++) {
+    // Bright is roadwork, but for two of each class.
+    const bright = (i % 2 === 1) !== i < 4;
+    await writeFile(path.join(data, `${i}.jpg`), await greyJpeg(bright ? 200 : 60, i + 1));
+    lines.push(`${i}.jpg,${i % 2},clip-${i},camera-${i % 2}`);
+  }
+  await writeFile(path.join(data, 'labels.csv'), lines.join('\n'));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+let out = '';
+let err = '';
+beforeEach(() => {
+  [out, err] = ['', ''];
+  const capture =
+    (add: (text: string) => void) =>
+    (text: unknown, ...more: unknown[]) => {
+      add(String(text));
+      (more.find((item) => typeof item === 'function') as (() => void) | undefined)?.();
+      return true;
+    };
+  vi.spyOn(process.stdout, 'write').mockImplementation(capture((text) => (out += text)));
+  vi.spyOn(process.stderr, 'write').mockImplementation(capture((text) => (err += text)));
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+  process.exitCode = undefined;
+});
+
+async function flywheel(...args: string[]): Promise<{ code: number; result: Record<string, unknown> }> {
+  const code = await main([...args, '--home', path.join(folder, 'home'), '--json']);
+  return { code, result: JSON.parse(out.trimEnd().split('\n').at(-1) ?? '') as Record<string, unknown> };
+}
+
+describe('flywheel import-check', () => {
+  it('tells what an import would stumble over, and changes nothing', async () => {
+    const broken = path.join(folder, 'broken');
+    await mkdir(broken);
+    const good = await greyJpeg(120, 3);
+    await writeFile(path.join(broken, 'good.jpg'), good);
+    await writeFile(path.join(broken, 'again.jpg'), good);
+    await writeFile(path.join(broken, 'cut.jpg'), good.subarray(0, good.length / 2));
+    await writeFile(path.join(broken, 'labels.csv'), 'file,label\ngood.jpg,1\nagain.jpg,0\nnowhere.jpg,1\ncut.jpg,maybe\n');
+    const { code, result } = await flywheel('import-check', broken);
+    expect(code).toBe(EXIT.ok);
+    expect(result).toMatchObject({ checked: 3, usable: 1, byKind: { corrupt: 1, duplicate: 1 } });
+    expect((result['findings'] as { image: string; kind: string }[]).find((f) => f.kind === 'corrupt')?.image).toBe('cut.jpg');
+    expect(err).toMatch(/1 of 3 images of .* can be used/);
+    expect(err).toMatch(/row skipped.*nowhere\.jpg|row skipped.*cut\.jpg/);
+  });
+
+  it('refuses a folder that is none', async () => {
+    const { code, result } = await flywheel('import-check', path.join(folder, 'nowhere'));
+    expect(code).toBe(EXIT.badInput);
+    expect(JSON.stringify(result)).toMatch(/is no folder/);
+  });
+});
+
+describe('flywheel evaluate', () => {
+  it("judges a bundle in Python, by source, and agrees with the miner's own code", async () => {
+    const { dir } = await writeBundle(path.join(folder, 'bundles'), { name: 'bright' });
+    const { code, result } = await flywheel('evaluate', '--bundle', dir, '--data', data, '--out', path.join(folder, 'judged'));
+    expect(code, err).toBe(EXIT.ok);
+    const report = JSON.parse(await readFile(path.join(folder, 'judged', 'report.json'), 'utf8')) as typeof result;
+    expect(report).toEqual(result);
+    expect(result).toMatchObject({
+      model: 'bright',
+      n: IMAGES,
+      failed: [],
+      metrics: { accuracy: 8 / 12, n: IMAGES },
+      production: { n: IMAGES, decisions: 0 },
+    });
+    expect((result['production'] as { maxAbsDp: number }).maxAbsDp).toBeLessThan(1e-3);
+    expect((result['figures'] as { of: string }[]).map((f) => f.of)).toEqual(['overall', 'camera-0', 'camera-1']);
+    const lines = (await readFile(path.join(folder, 'judged', 'predictions.jsonl'), 'utf8')).trimEnd().split('\n');
+    expect(lines).toHaveLength(IMAGES);
+  });
+
+  it('says what to name where there is no champion', async () => {
+    const { code, result } = await flywheel('evaluate', '--data', data);
+    expect(code).toBe(EXIT.badInput);
+    expect(JSON.stringify(result)).toMatch(/no champion yet\. Name a model/);
+  });
+});
+
+describe('flywheel embed', () => {
+  it('writes one row an image, named by its file', async () => {
+    const config = path.join(folder, 'config.json');
+    const member = { backbone: 'test_efficientnet', weights: 'none', features: 'final', resolution: 64 };
+    await writeFile(
+      config,
+      JSON.stringify({
+        preset: 'demo',
+        training: {
+          members: [
+            { name: 'tiny', ...member },
+            { name: 'other', ...member },
+          ],
+        },
+      }),
+    );
+    const into = path.join(folder, 'features');
+    const { code, result } = await flywheel('embed', '--data', data, '--out', into, '--config', config);
+    expect(code, err).toBe(EXIT.ok);
+    expect(result).toMatchObject({ count: IMAGES, member: 'tiny' });
+    const index = (await readFile(path.join(into, 'index.jsonl'), 'utf8')).trimEnd().split('\n');
+    expect(index.map((line) => (JSON.parse(line) as { file: string }).file).sort()).toEqual(
+      Array.from({ length: IMAGES }, (_, i) => `${i}.jpg`).sort(),
+    );
+    const bytes = await readFile(path.join(into, 'embeddings.safetensors'));
+    const header = JSON.parse(bytes.subarray(8, 8 + Number(bytes.readBigUInt64LE(0))).toString()) as Record<string, { shape: number[] }>;
+    expect(header['embeddings']?.shape).toEqual([IMAGES, 1, result['dimensions']]);
+  });
+
+  it('refuses a member that the configuration does not have', async () => {
+    const { code, result } = await flywheel('embed', '--data', data, '--out', path.join(folder, 'x'), '--member', 'nobody');
+    expect(code).toBe(EXIT.badInput);
+    expect(JSON.stringify(result)).toMatch(/lite0-final, lite0-mid/);
+  });
+});
