@@ -140,12 +140,16 @@ async function start(message: StartMessage): Promise<void> {
     };
     await timed(1);
     const perImageMs = Math.min(await timed(1), await timed(1));
-    // Twice as many as long as that pays: the memory that a large batch takes is never given back, and most CPUs gain little.
+    // Twice as many as long as that pays. What a size takes of memory is never given back, so every size is run that may be
+    // served, also when it brings nothing: else a process would hold more or less by the chance of its measurements. On CPUs
+    // sizes beyond the threads gain next to nothing.
+    const most = provider === 'cpu' ? Math.min(message.maxBatch, Math.max(2, message.threads)) : message.maxBatch;
     let best = { size: 1, ms: perImageMs };
-    for (let size = 2; size <= message.maxBatch && perImageMs < SLOW_MS; size *= 2) {
+    let pays = true;
+    for (let size = 2; size <= most && perImageMs < SLOW_MS; size *= 2) {
       const ms = Math.min(await timed(size), await timed(size), await timed(size));
-      if (ms > best.ms * STEP_GAIN) break;
-      best = { size, ms };
+      pays &&= ms <= best.ms * STEP_GAIN;
+      if (pays) best = { size, ms };
     }
     // The first image waits for the last: a small gain is not worth that.
     if (best.ms < perImageMs * BATCH_GAIN) {
