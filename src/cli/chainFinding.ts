@@ -1,10 +1,9 @@
 /** What `flywheel doctor` says of the chain: whether validators are sent to this miner, and whether something answers there. */
 import { existsSync } from 'node:fs';
-import path from 'node:path';
 import type { FlywheelConfig } from '../domain/config.js';
-import { loadHotkey } from '../platform/bittensor/keys.js';
 import { askAxon, cacheFile, ChainError, endpointName, isCurrent, probeAxon, publicAddress } from '../platform/subtensor/index.js';
 import type { Finding } from './doctor.js';
+import { minerHotkey } from './hotkeyFinding.js';
 import { chainEndpoint } from './metagraph.js';
 
 const ASK_MS = 30_000;
@@ -21,11 +20,10 @@ export async function chainFinding(home: string, config: Pick<FlywheelConfig, 'c
   const environment = process.env.FLYWHEEL_CHAIN_ENDPOINT ?? '';
   if (!chain.follow && environment === '' && !existsSync(cacheFile(home, netuid)))
     return finding('optional', 'not checked: no chain is configured (`flywheel miner --metagraph chain`)');
-  const ownKey = process.env.FLYWHEEL_HOTKEY_FILE ?? '';
-  const keyFile = ownKey === '' ? path.join(home, 'keys', 'miner.json') : ownKey;
-  if (!existsSync(keyFile)) return finding('optional', `not checked: there is no hotkey ${keyFile} yet`);
   try {
-    const hotkey = (await loadHotkey(keyFile)).address;
+    const key = await minerHotkey(home);
+    if (key === null) return finding('optional', 'not checked: there is no hotkey yet');
+    const hotkey = key.address;
     const endpoint = chainEndpoint(config);
     const found = await askAxon({ endpoint, netuid, hotkey, timeoutMs: ASK_MS });
     const where = `${endpointName(endpoint)}, subnet ${netuid}`;

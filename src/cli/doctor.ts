@@ -11,6 +11,7 @@ import { findTemporal, temporalFromEnvironment, waitHealthy } from '../platform/
 import { timeSkippingServerPath } from '../platform/temporal/testServer.js';
 import { chainFinding } from './chainFinding.js';
 import { EXIT, writeOut } from './exit.js';
+import { hotkeyFinding } from './hotkeyFinding.js';
 
 export interface Finding {
   name: string;
@@ -163,7 +164,7 @@ function licences({ training: { members } }: Pick<FlywheelConfig, 'training'>): 
 
 /** Looks at everything, at once. */
 export async function diagnose(home: string, config: Pick<FlywheelConfig, 'chain' | 'netuid' | 'training'>): Promise<Finding[]> {
-  const [pythonFound, uv, temporalFound, go, java, maven, chain] = await Promise.all([
+  const [pythonFound, uv, temporalFound, go, java, maven, hotkey, chain] = await Promise.all([
     python(),
     tool('uv', 'uv', ['--version'], '`flywheel up` puts one into its cache with pip'),
     temporal(),
@@ -175,6 +176,7 @@ export async function diagnose(home: string, config: Pick<FlywheelConfig, 'chain
       'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install default-jdk-headless',
     ),
     tool('Maven', 'mvn', ['-B', '-v'], 'for `npm test` alone, where the time-skipping server cannot be downloaded: apt-get install maven'),
+    hotkeyFinding(home),
     chainFinding(home, config),
   ]);
   return [
@@ -191,6 +193,7 @@ export async function diagnose(home: string, config: Pick<FlywheelConfig, 'chain
     gpu(),
     licences(config),
     disk(home),
+    hotkey,
     chain,
   ];
 }

@@ -40,6 +40,7 @@ export interface MinerOptions extends CommonOptions {
   host?: string;
   port?: number;
   controlPort?: number;
+  validatorPort?: number;
   hotkeyFile?: string;
   walletName?: string;
   walletHotkey?: string;
@@ -93,6 +94,9 @@ export function createProgram(): Command {
     .option('--host <address>', 'address to listen on (default: as configured)')
     .option('--port <n>', 'port of the miner', port)
     .addOption(new Option('--control-port <n>', 'loopback port for /healthz, /readyz, /swapz, /metrics').argParser(port))
+    .addOption(
+      new Option('--validator-port <n>', 'loopback port of the built-in validator, where the metagraph does not know it').argParser(port),
+    )
     .option('--hotkey-file <file>', "the miner's hotkey, a JSON file as btcli writes it (or words in FLYWHEEL_HOTKEY_MNEMONIC)", absolute)
     .option('--wallet-name <name>', 'the hotkey in a Bittensor wallet')
     .option('--wallet-hotkey <name>', 'its name in the wallet (default: default)')

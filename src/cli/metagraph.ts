@@ -32,6 +32,11 @@ function followsChain(config: Pick<FlywheelConfig, 'chain'>, options: Pick<Metag
   return file === undefined || file === '' ? config.chain.follow : false;
 }
 
+/** Whether the metagraph is the one that was made for this home, with the built-in validator in it. */
+export function isEmbedded(config: Pick<FlywheelConfig, 'chain'>, options: Pick<MetagraphOptions, 'metagraph'>): boolean {
+  return options.metagraph === undefined && (process.env.FLYWHEEL_METAGRAPH_FILE ?? '') === '' && !config.chain.follow;
+}
+
 /**
  * Opens the metagraph and, on the chain, sees to it that validators are sent to the external address.
  * @param port the axon's own, which is advertised unless another is named

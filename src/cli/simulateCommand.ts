@@ -161,7 +161,9 @@ async function minerOf(context: CommandContext, options: SimulateOptions) {
     throw new ServiceUnavailableError(
       `No miner runs on ${paths.root}. Start one with \`flywheel up\`, or name a bundle (--bundle), a model (--model) or another miner (--url).`,
     );
-  const url = options.url ?? (miner as NonNullable<typeof miner>).url;
+  // The home's own validator has a port of its own where the metagraph does not know it; another key is asked as from outside.
+  const own = options.hotkeyFile === undefined ? miner?.validatorUrl : undefined;
+  const url = options.url ?? own ?? (miner as NonNullable<typeof miner>).url;
   if (!/^https?:\/\/[^/]+\/?$/.test(url))
     throw new BadInputError(`--url must be http://HOST:PORT of an axon, not ${url}. Nothing was asked.`);
   const axonHotkey = options.axonHotkey ?? miner?.hotkey;

@@ -122,9 +122,12 @@ async function run(context: CommandContext, options: UpOptions, supervisor: Supe
   const common = ['--home', paths.root, ...(context.configFile === null ? [] : ['--config', context.configFile])];
   // The miner first: it needs nothing of the others, and validators are not to wait for a worker.
   const miner = await timed('miner', async () => {
-    const args = [script, 'miner', ...common, '--port', String(ports.port), '--control-port', String(ports.controlPort)];
+    const { port, controlPort, validatorPort } = ports;
+    const args = [script, 'miner', ...common, ...['--port', String(port), '--control-port', String(controlPort)]];
+    args.push('--validator-port', String(validatorPort));
     const info = await supervisor.start({ name: 'miner', command: process.execPath, args, ipc: true });
-    return { url: String(info.url), controlUrl: String(info.controlUrl), hotkey: identity.hotkey.address };
+    const own = typeof info.validatorUrl === 'string' ? { validatorUrl: info.validatorUrl } : {};
+    return { url: String(info.url), controlUrl: String(info.controlUrl), hotkey: identity.hotkey.address, ...own };
   });
   await supervisor.note({ miner });
   await timed('worker', () =>

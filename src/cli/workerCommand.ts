@@ -181,7 +181,7 @@ export function makeDeps(world: {
           // Read at every request: a restarted miner may have another port.
           const miner = readServices(home).miner;
           if (!miner) return { prediction: null, status: null, error: 'no miner runs' };
-          const answer = await dendrite.ask({ url: miner.url, axonHotkey: miner.hotkey, image, timeoutSeconds });
+          const answer = await dendrite.ask({ url: miner.validatorUrl ?? miner.url, axonHotkey: miner.hotkey, image, timeoutSeconds });
           return { prediction: answer.prediction, status: answer.status, error: answer.error };
         },
         close: () => dendrite.close(),

@@ -13,7 +13,7 @@ import { ImageError } from '../platform/inference/preprocess.js';
 import type { Provider } from '../platform/inference/providers.js';
 import { sha256File } from '../platform/objects/file.js';
 import type { MetagraphSource } from '../platform/ports.js';
-import { openAxon, type Axon, type AxonAnswer } from './axon.js';
+import { openAxon, type Axon, type AxonAnswer, type AxonOptions } from './axon.js';
 import { ModelHost, type FixedBundle } from './champion.js';
 import { CONTROL_HOST, openControl, type Control } from './control.js';
 import { Journal, type JournalSync } from './journal.js';
@@ -49,6 +49,11 @@ export interface MinerOptions {
   metagraph: MetagraphSource | null;
   /** validators with less stake are refused, in the metagraph's unit; default 0 */
   minStake?: number;
+  /**
+   * The built-in validator, where the metagraph does not know it: it may ask on a port of its own, on loopback, and comes after
+   * every other. Port 0: any free one. Absent: there is no such port
+   */
+  ownValidator?: { hotkey: string; port: number };
   /** let in whoever signs correctly, permit or not: for development, on a loopback host only */
   open: boolean;
   /** inference processes and threads a process; 0: derived from the cores */
@@ -81,6 +86,8 @@ export interface Miner {
   /** `http://host:port` of the axon; a wildcard host is given as loopback */
   readonly url: string;
   readonly controlUrl: string;
+  /** `http://127.0.0.1:port` where the built-in validator asks; null: at `url`, as any other */
+  readonly validatorUrl: string | null;
   status(): MinerStatus;
   /** Process ids of the champion's inference processes. */
   pids(): number[];
@@ -104,6 +111,8 @@ export class PortError extends Error {
 const STOP_GRACE_MS = 12_000;
 /** Share of the time left that a canary may take before the champion answers instead. */
 const CANARY_SHARE = 0.5;
+/** The built-in validator's place in the queue: behind every stake there can be. */
+const LAST = -1;
 
 /** A genuine validator asks some times a minute; this bounds one that ran wild, and leaves room for a load test. */
 const DEFAULT_RATE: Rate = { perSecond: 500, burst: 2000 };
@@ -149,6 +158,7 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
   let stopping: Promise<void> | null = null;
   const shadowWork = new Set<Promise<void>>();
   let axon: Axon | null = null;
+  let ownAxon: Axon | null = null;
   let control: Control | null = null;
 
   const metrics = createMetrics({
@@ -281,8 +291,48 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     };
   }
 
+  /** What an axon asks of the rest. @param who may ask there, and who comes first @param seen told of clocks */
+  function axonOptions(who: Pick<Permits, 'refusal' | 'priority'>, seen: AxonOptions['clockSeen']): AxonOptions {
+    return {
+      verifier,
+      permit: (hotkey) => who.refusal(hotkey),
+      rate: (key) => (who.refusal(key) === null ? rates : strangers).take(key),
+      clockSeen: seen,
+      ...(options.maxConnections === undefined ? {} : { maxConnections: options.maxConnections }),
+      stage: (stage, ms) => metrics.stages.observe({ stage }, ms / 1000),
+      unavailable: (hotkey, deadlineMs) => {
+        if (host.serving === null) return 'no model yet';
+        const wait = host.serving.pool.estimateMs(who.priority(hotkey));
+        return wait > deadlineMs ? `busy: the wait of about ${Math.round(wait)} ms would exceed the deadline` : null;
+      },
+      answer: async (image, deadlineMs, { id, hotkey }): Promise<Answered> => {
+        const { serving } = host;
+        if (serving === null) throw new OverloadedError('no model serves');
+        const canary = await askCanary(id, image, deadlineMs);
+        if (canary !== null) return { ...canary, generation: serving.pointer.generation };
+        const began = performance.now();
+        const full = await serving.pool.predict(image, deadlineMs, who.priority(hotkey));
+        metrics.stages.observe({ stage: 'inference' }, full.ms / 1000);
+        metrics.stages.observe({ stage: 'wait' }, Math.max(0, performance.now() - began - full.ms) / 1000);
+        return { prediction: full.prediction, full, model: serving.pointer.digest, generation: serving.pointer.generation };
+      },
+      answered: (request, image, answer, latencyMs) => {
+        const { full, model } = answer as Answered;
+        metrics.predictions.observe(answer.prediction);
+        if (model === host.serving?.pointer.digest)
+          for (const [member, vote] of Object.entries(full.votes)) metrics.votes.observe({ member }, vote);
+        record(request, image, answer as Answered, latencyMs);
+      },
+      ended: (outcome, latencyMs) => {
+        metrics.outcomes.inc({ outcome });
+        if (outcome === 'answered') metrics.latency.observe(latencyMs / 1000);
+      },
+      logger,
+    };
+  }
+
   async function stop(): Promise<void> {
-    await axon?.stop(STOP_GRACE_MS);
+    await Promise.all([axon?.stop(STOP_GRACE_MS), ownAxon?.stop(STOP_GRACE_MS)]);
     // The shadow's results belong to records that are already answered for: a moment for them, then without.
     await Promise.race([Promise.allSettled(shadowWork), new Promise((resolve) => setTimeout(resolve, 1000).unref())]);
     await host.stop(STOP_GRACE_MS);
@@ -297,44 +347,19 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
   }
 
   try {
-    axon = await openPort('axon', options.host, options.port, () =>
-      openAxon(options.host, options.port, {
-        verifier,
-        permit: (hotkey) => permits.refusal(hotkey),
-        rate: (key) => (permits.refusal(key) === null ? rates : strangers).take(key),
-        clockSeen,
-        ...(options.maxConnections === undefined ? {} : { maxConnections: options.maxConnections }),
-        stage: (stage, ms) => metrics.stages.observe({ stage }, ms / 1000),
-        unavailable: (hotkey, deadlineMs) => {
-          if (host.serving === null) return 'no model yet';
-          const wait = host.serving.pool.estimateMs(permits.priority(hotkey));
-          return wait > deadlineMs ? `busy: the wait of about ${Math.round(wait)} ms would exceed the deadline` : null;
-        },
-        answer: async (image, deadlineMs, { id, hotkey }): Promise<Answered> => {
-          const { serving } = host;
-          if (serving === null) throw new OverloadedError('no model serves');
-          const canary = await askCanary(id, image, deadlineMs);
-          if (canary !== null) return { ...canary, generation: serving.pointer.generation };
-          const began = performance.now();
-          const full = await serving.pool.predict(image, deadlineMs, permits.priority(hotkey));
-          metrics.stages.observe({ stage: 'inference' }, full.ms / 1000);
-          metrics.stages.observe({ stage: 'wait' }, Math.max(0, performance.now() - began - full.ms) / 1000);
-          return { prediction: full.prediction, full, model: serving.pointer.digest, generation: serving.pointer.generation };
-        },
-        answered: (request, image, answer, latencyMs) => {
-          const { full, model } = answer as Answered;
-          metrics.predictions.observe(answer.prediction);
-          if (model === host.serving?.pointer.digest)
-            for (const [member, vote] of Object.entries(full.votes)) metrics.votes.observe({ member }, vote);
-          record(request, image, answer as Answered, latencyMs);
-        },
-        ended: (outcome, latencyMs) => {
-          metrics.outcomes.inc({ outcome });
-          if (outcome === 'answered') metrics.latency.observe(latencyMs / 1000);
-        },
-        logger,
-      }),
-    );
+    axon = await openPort('axon', options.host, options.port, () => openAxon(options.host, options.port, axonOptions(permits, clockSeen)));
+    const { ownValidator } = options;
+    if (ownValidator !== undefined) {
+      const who = { refusal: (key: string) => (key === ownValidator.hotkey ? null : 'Unrecognized hotkey'), priority: () => LAST };
+      // Its clock is ours: it says nothing of how wrong that is.
+      ownAxon = await openPort('port of the built-in validator', CONTROL_HOST, ownValidator.port, () =>
+        openAxon(
+          CONTROL_HOST,
+          ownValidator.port,
+          axonOptions(who, () => undefined),
+        ),
+      );
+    }
     control = await openPort('control server', CONTROL_HOST, options.controlPort, () =>
       openControl(options.controlPort, status, metrics.registry),
     );
@@ -347,10 +372,15 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
   listening = true;
   const url = urlOf(options.host, axon.port);
   const controlUrl = urlOf(CONTROL_HOST, control.port);
-  logger.info({ url, controlUrl, hotkey: options.hotkey.address, permits: options.open ? 'open' : permits.size }, 'miner listens');
+  const validatorUrl = ownAxon === null ? null : urlOf(CONTROL_HOST, ownAxon.port);
+  logger.info(
+    { url, controlUrl, validatorUrl, hotkey: options.hotkey.address, permits: options.open ? 'open' : permits.size },
+    'miner listens',
+  );
   return {
     url,
     controlUrl,
+    validatorUrl,
     status,
     pids: () => host.serving?.pool.pids ?? [],
     stop: () => (stopping ??= stop()),

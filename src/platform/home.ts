@@ -103,7 +103,15 @@ export type ProcessNote = z.infer<typeof ProcessNote>;
 export const Services = z.object({
   up: ProcessNote.nullable(),
   temporal: z.object({ address: z.string(), namespace: z.string(), ui: z.string().nullable(), external: z.boolean() }).nullable(),
-  miner: z.object({ url: z.string(), controlUrl: z.string(), hotkey: z.string() }).nullable(),
+  miner: z
+    .object({
+      url: z.string(),
+      controlUrl: z.string(),
+      hotkey: z.string(),
+      /** where the built-in validator asks; absent: at `url` */
+      validatorUrl: z.string().optional(),
+    })
+    .nullable(),
   /** children by name */
   children: z.record(z.string(), ProcessNote),
 });

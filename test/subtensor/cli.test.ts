@@ -100,7 +100,9 @@ describe('options of the miner', () => {
     const identity = {
       hotkey: await hotkeyFromMnemonic(TEST_KEYS.miner.mnemonic),
       metagraphFile: path.join(home, 'none.json'),
+      validator: TEST_KEYS.validator.ss58,
       development: true,
+      warning: null,
     };
     const context = { config: loadConfig(), paths: homePaths(home), logger: quiet as never, print: () => Promise.resolve() };
     return openMetagraph(context, identity, options, 8091);

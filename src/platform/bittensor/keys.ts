@@ -154,6 +154,18 @@ export async function loadHotkey(file: string): Promise<Hotkey> {
 }
 
 /**
+ * Whether others than the owner may read or change a key file. Windows has other means than modes: never there.
+ * @returns what to tell the operator, with what mends it; null: all is well
+ */
+export async function readableByOthers(file: string): Promise<string | null> {
+  if (process.platform === 'win32') return null;
+  const mode = (await fs.stat(file)).mode & 0o777;
+  return (mode & 0o077) === 0
+    ? null
+    : `other users of this machine may use the key file ${file} (mode ${mode.toString(8).padStart(4, '0')}): chmod 600 ${file}`;
+}
+
+/**
  * Where Bittensor keeps a wallet's hotkey: `<path>/<name>/hotkeys/<hotkey>`, by default in ~/.bittensor/wallets, `default`
  * and `default`.
  * @throws BadInputError for a name that is no plain folder or file name
