@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from flywheel_jobs.features import augmented
+from flywheel_jobs.features import augmented, challenge_view
 from flywheel_jobs.heads import Rows, fit_rows, row_weights
 from flywheel_jobs.metrics import sigmoid
 from flywheel_jobs.nets import feature_net
@@ -96,11 +96,15 @@ def _setting(bench: Bench, composites: bool) -> Setting:
             torch.nn.utils.clip_grad_norm_([*net.parameters(), *head.parameters()], 1.0)
             optimiser.step()
 
-        def predict(index: Index) -> np.ndarray:
+        def seen(index: int, view: int) -> Image.Image:
+            whole = picture(photos.digest[index])
+            return whole if view == 0 else challenge_view(whole, photos.digest[index], view)
+
+        def predict(index: Index, view: int) -> np.ndarray:
             parts = []
             with torch.inference_mode():
                 for start in range(0, len(index), 32):
-                    pixels = np.stack([preprocess.pixels(picture(photos.digest[i])) for i in index[start : start + 32]])
+                    pixels = np.stack([preprocess.pixels(seen(int(i), view)) for i in index[start : start + 32]])
                     parts.append(head(net(torch.from_numpy(preprocess.tensor(pixels)).to(device))[0])[:, 0].double().cpu().numpy())
             return sigmoid(np.concatenate(parts))
 

@@ -278,8 +278,8 @@ class Ways:
             }
             head = fit(replace(rows, features=of(rows.features)), groups, real, seed)
 
-            def predict(asked: Index) -> Array:
-                return sigmoid(head.logits(of(bench.real[kind][asked, 0])))
+            def predict(asked: Index, view: int) -> Array:
+                return sigmoid(head.logits(of(bench.real[kind][asked, view])))
 
             return predict
 
@@ -354,7 +354,7 @@ def main() -> None:
         base: dict[str, list[Array]] | None = None
         table[part] = {}
         for name, setting in ways.items():
-            found, behind = evaluate(bench.photos, setting, args.seeds, kinds, base)
+            found, behind = evaluate(bench.photos, setting, args.seeds, kinds, base, challenges=False)
             base = base or behind
             row = {kind: {"accuracy": round(found[kind]["accuracy"]["mean"], 4)} for kind in kinds}
             for kind in kinds:

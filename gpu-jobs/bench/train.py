@@ -12,6 +12,9 @@ Prints one JSON object. Definitions, once and for all figures:
 turn judges a model that learned from the others, with no composite on its photographs either; figures over all judged images
 together. Some units hold one class only: there accuracy is recall or specificity, and their sum is still what a miner would score.
 
+Each figure stands for the photographs themselves and, as `challenges`, for two challenge views of each (crop, rotation, colour,
+noise, blur and JPEG as the validator does it): that is what a miner is sent in profile 2026-01.
+
 Figures are means over seeds (of the composites, views, folds and fine-tunes; the head itself is convex and has none), with a
 95% interval of the bootstrap over clips, each resample measured for every seed.
 """
@@ -66,8 +69,8 @@ Floats = NDArray[np.float32]
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Index = NDArray[np.int64]
-Predict = Callable[[Index], Array]
-"""probabilities of the photographs of an index"""
+Predict = Callable[[Index, int], Array]
+"""probabilities of the photographs of an index in a view: 0 the photograph, from 1 on its challenge views"""
 Setting = Callable[[Mask, int], Predict]
 """(photographs that may teach, seed) -> how to predict"""
 
@@ -203,7 +206,7 @@ class Bench:
         self.made: list[dict[str, Floats]] = []
         for number, made in enumerate(self.twins if composites else []):
             say(f"features of the composites of seed {number}")
-            found = self.extractor.features(made.digest)
+            found = self.extractor.features(made.digest, VIEWS)
             self.made.append({kind: found.of(kind) for kind in KINDS})
 
     def head(self, kind: FeatureKind, views: bool = False, composites: float = 0.0, mid_scale: float = MID_SCALE) -> Setting:
@@ -219,7 +222,7 @@ class Bench:
             folds = self._folds(rows, seed)
             judged = out_of_fold(rows, folds, STRENGTH, real, starts=dict.fromkeys(folds.tolist(), plain))
             head = plain.scaled(judged.of_view(0).scale(), 0.0)
-            return lambda index: sigmoid(head.logits(self.real[kind][index, 0]))
+            return lambda index, view: sigmoid(head.logits(self.real[kind][index, view]))
 
         return fit
 
@@ -228,7 +231,7 @@ class Bench:
 
         def fit(learns: Mask, seed: int) -> Predict:
             fitted = [member(learns, seed) for member in members]
-            return lambda index: np.mean([predict(index) for predict in fitted], axis=0)
+            return lambda index, view: np.mean([predict(index, view) for predict in fitted], axis=0)
 
         return fit
 
@@ -246,7 +249,7 @@ class Bench:
         drawn = np.flatnonzero(learns[made.background]) if share > 0 else np.empty(0, np.int64)
         real = index if share < 1 else np.empty(0, np.int64)
         each = 1.0 if share in (0, 1) else share / (1 - share) * len(real) / len(drawn)
-        features = np.concatenate([self.real[kind][real, :width], np.repeat(table[drawn, :1], width, axis=1)])
+        features = np.concatenate([self.real[kind][real, :width], table[drawn, :width]])
         labels = np.concatenate([photos.label[real], made.label[drawn]])
         groups = np.concatenate([photos.clip[real], photos.clip[made.background[drawn]]])
         weights = np.concatenate([np.ones(len(real)), np.full(len(drawn), each)])
@@ -258,10 +261,16 @@ class Bench:
 
 
 def evaluate(
-    photos: Photos, setting: Setting, seeds: int, kinds: Sequence[str], base: dict[str, list[Array]] | None = None
+    photos: Photos,
+    setting: Setting,
+    seeds: int,
+    kinds: Sequence[str],
+    base: dict[str, list[Array]] | None = None,
+    challenges: bool = True,
 ) -> tuple[dict[str, Any], dict[str, list[Array]]]:
     """All figures of a setting, and the predictions behind them (by kind of figure and seed). A unit that is left out for two
-    kinds of figures is fitted once. `base`: predictions of the setting that it is compared with."""
+    kinds of figures is fitted once. `base`: predictions of the setting that it is compared with. `challenges`: the same figures on
+    challenge views too."""
     out: dict[str, Any] = {}
     behind: dict[str, list[Array]] = {}
 
@@ -273,16 +282,28 @@ def evaluate(
         return found
 
     everyone = np.arange(len(photos.label))
+    views = range(1 + VIEWS) if challenges else range(1)
+
+    def told(name: str, p: list[list[Array]], mask: Mask) -> dict[str, Any]:
+        """Of the photographs and, beside them, of their challenge views: each view of a seed counts like a seed. p[seed][view]."""
+        found = figures(name, [one[0][mask] for one in p], mask)
+        if challenges:
+            found["challenges"] = figures(f"{name}, challenges", [view[mask] for one in p for view in one[1:]], mask)
+        return found
+
     if "val" in kinds:
-        predictions = [setting(~photos.val, seed)(everyone) for seed in range(seeds)]
+        predictions = []
+        for seed in range(seeds):
+            predict = setting(~photos.val, seed)
+            predictions.append([predict(everyone, view) for view in views])
         for name, mask in (
             ("val", photos.val),
             ("valWithinRoadwork", photos.val & (photos.source == "roadwork")),
             ("valWithinGtsdb", photos.val & (photos.source == "gtsdb")),
         ):
             if mask.any():
-                out[name] = figures(name, [p[mask] for p in predictions], mask)
-    fitted: dict[tuple[bytes, int], Array] = {}
+                out[name] = told(name, predictions, mask)
+    fitted: dict[tuple[bytes, int], list[Array]] = {}
     for name, parts in units(photos).items():
         if name not in kinds:
             continue
@@ -290,18 +311,19 @@ def evaluate(
         predictions = []
         by_unit: dict[str, float] = {}
         for seed in range(seeds):
-            p = np.full(len(everyone), 0.5)
+            p = np.full((len(views), len(everyone)), 0.5)
             for part in parts:
                 key = (part.tobytes(), seed)
                 if key not in fitted:
-                    fitted[key] = setting(~photos.val & ~part, seed)(np.flatnonzero(part))
-                p[part] = fitted[key]
-            predictions.append(p[judged])
+                    predict = setting(~photos.val & ~part, seed)
+                    fitted[key] = [predict(np.flatnonzero(part), view) for view in views]
+                p[:, part] = fitted[key]
+            predictions.append(list(p))
             for part in parts:
                 unit = str(photos.source[part][0] if name == "leaveOneSourceOut" else photos.camera[part][0])
-                right = float(np.mean((p[part] > 0.5) == (photos.label[part] == 1)))
+                right = float(np.mean((p[0, part] > 0.5) == (photos.label[part] == 1)))
                 by_unit[unit] = round(by_unit.get(unit, 0.0) + right / seeds, 4)
-        out[name] = {**figures(name, predictions, judged), "byUnit": by_unit}
+        out[name] = {**told(name, predictions, judged), "byUnit": by_unit}
     return out, behind
 
 
@@ -337,17 +359,25 @@ def main() -> None:
         "probe": bench.head("final"),
         "probe, challenge views": bench.head("final", views=True),
         "probe + composites": bench.head("final", composites=0.5),
+        "probe, challenge views + composites": bench.head("final", views=True, composites=0.5),
         "probe + composites, 65% of the weight": bench.head("final", composites=0.65),
         "composites alone": bench.head("final", composites=1.0),
         "mid-level probe": bench.head("mid"),
         "mid-level probe + composites": bench.head("mid", composites=0.5),
         "both in one head": bench.head("both"),
         "both in one head + composites": bench.head("both", composites=0.5),
+        "both in one head, challenge views + composites": bench.head("both", views=True, composites=0.5),
         "both in one head, mid-level alike + composites": bench.head("both", composites=0.5, mid_scale=1.0),
         "two members": bench.vote(bench.head("final"), bench.head("mid")),
         "two members + composites": bench.vote(bench.head("final", composites=0.5), bench.head("mid", composites=0.5)),
         "two members, both and final + composites": bench.vote(bench.head("both", composites=0.5), bench.head("final", composites=0.5)),
         "two members, both and mid + composites": bench.vote(bench.head("both", composites=0.5), bench.head("mid", composites=0.5)),
+        "two members, challenge views + composites": bench.vote(
+            *(bench.head(kind, views=True, composites=0.5) for kind in ("final", "mid"))
+        ),
+        "two members, both and final, challenge views + composites": bench.vote(
+            *(bench.head(kind, views=True, composites=0.5) for kind in ("both", "final"))
+        ),
     }
     kinds = ("val", *units(photos))
     table: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
-from train import Photos, gain, interval, place, units
+from train import Photos, evaluate, gain, interval, place, units
 
 
 def world() -> Photos:
@@ -65,3 +65,20 @@ def test_a_gain_is_paired_photograph_by_photograph() -> None:
     found = gain([better], [base], y, clips)
     assert found["mean"] == pytest.approx(0.25)
     assert 0 < found["ci95"][0] < 0.25 < found["ci95"][1]
+
+
+def test_challenge_views_are_judged_beside_the_photographs_by_the_same_head() -> None:
+    photos = world()
+    asked: list[int] = []
+
+    def setting(learns: np.ndarray, seed: int):
+        asked.append(seed)
+        right = photos.label.astype(float)
+        return lambda index, view: right[index] if view == 0 else 1 - right[index]
+
+    found, behind = evaluate(photos, setting, 2, ["val", "leaveOneSourceOut"])
+    for name in ("val", "leaveOneSourceOut"):
+        assert found[name]["accuracy"]["mean"] == 1.0
+        assert found[name]["challenges"]["accuracy"]["mean"] == 0.0
+        assert len(behind[f"{name}, challenges"]) == 4  # two views of two seeds
+    assert len(asked) == 2 * (1 + 2)  # one fit for `val` and one for each source
