@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import time
 from pathlib import Path
 from typing import Any
@@ -33,3 +34,18 @@ class Board:
             self._writer.close()
             self._writer = None
         return sorted(self.folder.glob("events.out.tfevents.*")) if self.folder.is_dir() else []
+
+
+_LENGTH, _CHECKS = 8, 4 + 4
+
+
+def whole_records(data: bytes) -> bytes:
+    """The whole records of an event file (TFRecord: length, its check, the event, its check): a killed run may have cut off the last."""
+    end = 0
+    while end + _LENGTH <= len(data):
+        (length,) = struct.unpack_from("<Q", data, end)
+        after = end + _LENGTH + length + _CHECKS
+        if after > len(data):
+            break
+        end = after
+    return data[:end]

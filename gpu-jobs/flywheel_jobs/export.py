@@ -26,7 +26,7 @@ from .nets import feature_net, onnx_model
 from .objects import sha256
 from .quantise import Graph, batches_of, opset, pack, to_fp16, to_int8
 from .spec import ImageRow, read_manifest, validate
-from .tensorrt import CPU, TENSORRT, open_session, provider_here
+from .tensorrt import CPU, TENSORRT, TRTEXEC, open_session, provider_here
 from .trained import Trained, TrainedMember
 from .variants import Loss, Variant, above, loss, pick, refuse, time_sessions
 from .weights import create, weights_digest
@@ -171,10 +171,10 @@ def _export(
         tensors, parameters = _tensors(net), sum(parameter.numel() for parameter in net.parameters())
         del net
         if evidence is None:
-            where = provider if provider == TENSORRT else CPU
-            if where == TENSORRT:  # the engine stays in the cache for the miner of this machine, after the same check
+            where = provider if provider in (TENSORRT, TRTEXEC) else CPU
+            if where != CPU:  # the engine stays in the cache for the miner of this machine, after the same check
                 by_engine = _logits(opened(plain, "fp32", where), member, pixels)
-                _hold(float(np.max(np.abs(sigmoid(by_engine) - sigmoid(by_torch)))), job_input, len(images), "TensorRT")
+                _hold(float(np.max(np.abs(sigmoid(by_engine) - sigmoid(by_torch)))), job_input, len(images), where)
             only = Variant("fp32", plain, where, None, _largest(by_onnx, by_torch), None)
             return _Exported(member, tensors, parameters, [only], only, {}), by_onnx, by_torch
 
@@ -368,7 +368,9 @@ def _run_torch(net: nn.Module, member: TrainedMember, pixels: Bytes) -> Array:
 
 
 def _logits(session: Any, member: TrainedMember, pixels: Bytes, batch: int = 1) -> Array:
-    """By default one by one, as the miner asks: a batch and its single images must agree as well."""
+    """By default one by one, as the miner asks: a batch and its single images must agree as well. An engine that is asked by a
+    process a call (`batch`) is asked for many at once."""
+    batch = max(batch, getattr(session, "batch", 1))
     parts = [
         session.run(["logit"], {"input": member.preprocess.tensor(pixels[start : start + batch])})[0]
         for start in range(0, len(pixels), batch)

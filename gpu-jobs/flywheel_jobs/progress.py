@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import threading
@@ -40,6 +41,7 @@ class Progress:
         self._quiet = quiet
         self._last_time = float("-inf")
         self._last_phase: str | None = None
+        self._begun = False
 
     @property
     def stopping(self) -> bool:
@@ -80,7 +82,12 @@ class Progress:
                 sys.stdout.flush()
         if self._path is not None:
             try:
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(text)
+                with self._path.open("ab+") as file:
+                    # a killed attempt may have cut off its last line: ours begins on one of its own
+                    if not self._begun and file.tell() > 0:
+                        file.seek(-1, os.SEEK_END)
+                        text = text if file.read(1) == b"\n" else "\n" + text
+                    self._begun = True
+                    file.write(text.encode())
             except OSError as error:
                 raise not_written(self._path, error) from error

@@ -6,11 +6,17 @@ named by these three, from where the miner of the same machine may take it. A ma
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from . import trtexec
 from .backbones import onnx_session
 from .errors import Infrastructure
 from .machine import cuda_visible
@@ -18,20 +24,26 @@ from .objects import sha256
 from .quantise import Graph
 
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
+TRTEXEC = "trtexec"
+"""no provider of onnxruntime: TensorRT's own program, see `trtexec.py`"""
 WORKSPACE = 2 << 30
 """bytes that TensorRT may use while it looks for the fastest kernels"""
 Wish = Literal["auto", "never", "always"]
 
 
-def choose(built_in: Sequence[str], gpu: bool, wish: Wish) -> str:
+def choose(built_in: Sequence[str], gpu: bool, wish: Wish, program: bool = False) -> str:
     """The provider that is measured. Raises Infrastructure when TensorRT is asked for and not there.
 
-    `built_in`: what this onnxruntime was compiled with, which says nothing of the machine.
+    `built_in`: what this onnxruntime was compiled with, which says nothing of the machine. `program`: `trtexec` is on PATH. It serves
+    where TensorRT is asked for by name; `auto` measures on what the miner serves with, which is onnxruntime.
     """
     if wish != "never" and gpu and TENSORRT in built_in:
         return TENSORRT
     if wish == "always":
-        what = "this machine has no visible NVIDIA GPU" if not gpu else "this onnxruntime has no TensorRT provider"
+        if gpu and program:
+            return TRTEXEC
+        lacking = "this onnxruntime has no TensorRT provider, and trtexec is not on PATH"
+        what = lacking if gpu else "this machine has no visible NVIDIA GPU"
         raise Infrastructure(
             f"`tensorrt: always`, but {what}. Nothing was exported. Use a machine with a GPU and onnxruntime-gpu with TensorRT, "
             "or set `export.tensorrt` to auto."
@@ -43,7 +55,7 @@ def provider_here(wish: Wish) -> str:
     """`choose` for this machine."""
     import onnxruntime
 
-    return choose(onnxruntime.get_available_providers(), cuda_visible(), wish)
+    return choose(onnxruntime.get_available_providers(), cuda_visible(), wish, trtexec.found() is not None)
 
 
 def gpu_name() -> str:
@@ -56,7 +68,7 @@ def gpu_name() -> str:
 
 
 def engine_folder(cache: Path, graph: Graph, gpu: str, version: str) -> Path:
-    """Where the engines of a graph lie for a GPU model and a version of onnxruntime (which fixes TensorRT's)."""
+    """Where the engines of a graph lie for a GPU model and a version of onnxruntime (which fixes TensorRT's) or of trtexec."""
     key = sha256("\n".join([sha256(graph.model), sha256(graph.data or b""), gpu, version]).encode())[:40]
     return cache / "tensorrt" / key
 
@@ -86,23 +98,50 @@ def open_session(graph: Graph, provider: str, threads: int, scratch: Path, cache
     """
     if provider == CPU and graph.data is None:
         return onnx_session(graph.model, threads)
+    if provider == TRTEXEC:
+        program = trtexec.found()
+        if program is None:
+            raise Infrastructure("trtexec is not on PATH any more. Nothing was exported. Start the job again when it is.")
+        folder = engine_folder(cache, graph, gpu_name(), f"trtexec {trtexec.version(program)}")
+        return trtexec.Engine(program, graph, precision, size, batch, folder, scratch)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
-    providers: list[Any] = [provider]
-    if provider == TENSORRT:
-        folder = engine_folder(cache, graph, gpu_name(), onnxruntime.__version__)
-        folder.mkdir(parents=True, exist_ok=True)
-        providers = [(TENSORRT, engine_options(folder, size, precision, batch)), CUDA]
     path = graph.write(scratch, f"{sha256(graph.model)[:16]}-{precision}.onnx")
-    session = onnxruntime.InferenceSession(str(path), options, providers=[*providers, *([CPU] if provider != CPU else [])])
-    if session.get_providers()[0] != provider:
-        raise Infrastructure(
-            f"onnxruntime was asked for {provider} and opened {session.get_providers()[0]} instead "
-            "(a library is missing or does not fit the driver?). Nothing was exported. "
-            "Mend the installation, or set `export.tensorrt` to never."
-        )
-    return session
+
+    def opened(first: Any, rest: list[str]) -> Any:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[first, *rest])
+        if session.get_providers()[0] != provider:
+            raise Infrastructure(
+                f"onnxruntime was asked for {provider} and opened {session.get_providers()[0]} instead "
+                "(a library is missing or does not fit the driver?). Nothing was exported. "
+                "Mend the installation, or set `export.tensorrt` to never."
+            )
+        return session
+
+    if provider != TENSORRT:
+        return opened(provider, [CPU] if provider != CPU else [])
+    with published(engine_folder(cache, graph, gpu_name(), onnxruntime.__version__)) as folder:
+        session = opened((TENSORRT, engine_options(folder, size, precision, batch)), [CUDA, CPU])
+        session.run(["logit"], {"input": np.zeros((1, 3, size, size), np.float32)})  # whatever is built late is built now
+        return session
+
+
+@contextmanager
+def published(folder: Path) -> Iterator[Path]:
+    """The folder itself where it is there, else one beside it that gets its name at the end: half an engine is never found."""
+    if folder.is_dir():
+        yield folder
+        return
+    part = folder.with_name(f".part-{os.getpid()}-{folder.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if not folder.is_dir():
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -661,6 +661,7 @@ def _calibration(members: list[_Member], weights: list[float], tuned: list[Image
 def _report(ctx: JobContext, members: list[_Member], held: list[ImageRow], p: Array) -> dict[str, Any]:
     """Pictures and curves as objects."""
     from . import report
+    from .board import whole_records
     from .loader import Pictures
 
     y = _labels(held)
@@ -684,7 +685,7 @@ def _report(ctx: JobContext, members: list[_Member], held: list[ImageRow], p: Ar
         "confusion": put(report.draw_confusion(ctx.cache_dir, p, y)),
         "reliability": put(report.draw_reliability(ctx.cache_dir, p, y)),
         "worst": put(report.draw_worst(p, held, Pictures(ctx.objects))),
-        "tensorboard": [{"member": m.name, "events": ctx.objects.put_file(path)} for m in members for path in m.events],
+        "tensorboard": [{"member": m.name, "events": put(whole_records(path.read_bytes()))} for m in members for path in m.events],
     }
     ctx.progress.step("report", 1, 1, "pictures")
     return out

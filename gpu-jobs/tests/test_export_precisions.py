@@ -12,13 +12,13 @@ from conftest import make_context, snapshot_rows, train_input
 from torch import nn
 
 from flywheel_jobs import evaluate, export, tensorrt, train
-from flywheel_jobs.errors import EmptySplit, Infrastructure, LossAboveLimit, OneClass
+from flywheel_jobs.errors import EmptySplit, Infrastructure, LossAboveLimit, OneClass, ParityLost
 from flywheel_jobs.nets import feature_net, onnx_model
 from flywheel_jobs.objects import FileObjects
 from flywheel_jobs.predicted import expected_reward, predicted_reward, reward
 from flywheel_jobs.quantise import Graph, load, operators, opset, pack, sensitive, to_fp16, to_int8
 from flywheel_jobs.spec import validate, with_defaults
-from flywheel_jobs.variants import Loss, Variant, above, loss, pick
+from flywheel_jobs.variants import Loss, Variant, above, loss, pick, time_sessions
 from flywheel_jobs.weights import BackboneRef, create
 
 FREE = {"fp16": {"accuracy": 1, "reward": 1}, "int8": {"accuracy": 1, "reward": 1}}
@@ -362,3 +362,117 @@ def test_unlabelled_images_get_predictions_and_no_metrics(world):
     found = judged(ctx, [{**row, "label": None, "truth": "none"} for row in rows[:4]], trained=output["trained"])
     assert (found["metrics"], found["figures"], found["predictedReward"]) == (None, [], None)
     assert len(ctx.objects.get_jsonl(found["predictions"])) == 4
+
+
+STAND_IN = '''#!{python}
+import json, sys
+import numpy as np
+import onnxruntime
+
+given = dict(one.lstrip("-").split("=", 1) if "=" in one else (one.lstrip("-"), "") for one in sys.argv[1:])
+with open({log!r}, "a") as log:
+    log.write(json.dumps(given) + "\\n")
+if "help" in given:
+    print("&&&& RUNNING TensorRT.trtexec [TensorRT v100800] # trtexec --help")
+elif "onnx" in given:
+    with open(given["onnx"], "rb") as source, open(given["saveEngine"], "wb") as engine:
+        engine.write(source.read())
+elif "exportTimes" in given:
+    json.dump([{{"latencyMs": ms, "computeMs": ms / 2}} for ms in (3.0, 1.0, 2.0)], open(given["exportTimes"], "w"))
+else:
+    shape = [int(n) for n in given["shapes"].split(":")[1].split("x")]
+    x = np.fromfile(given["loadInputs"].split(":", 1)[1], "<f4").reshape(shape)
+    z = onnxruntime.InferenceSession(given["loadEngine"]).run(["logit"], {{"input": x}})[0] + {error}
+    json.dump([{{"name": "logit", "dimensions": str(len(z)), "values": z.tolist()}}], open(given["exportOutput"], "w"))
+'''
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Puts a program that plays trtexec on PATH, and a GPU into view; gives a function that installs it and its log's path."""
+    import sys
+
+    log = tmp_path / "asked.jsonl"
+
+    def install(error=0.0):
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        program = folder / "trtexec"
+        program.write_text(STAND_IN.format(python=sys.executable, log=str(log), error=error))
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+    monkeypatch.setattr(tensorrt, "cuda_visible", lambda: True)
+    monkeypatch.setattr(tensorrt, "gpu_name", lambda: "a GPU, 1")
+    return install, log
+
+
+def asked(log):
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_trtexec_played_by_a_stand_in_program_builds_one_engine_a_member_that_passes_the_parity_check(world, stand_in):
+    ctx, rows, output = world
+    install, log = stand_in
+    install()
+    wish = order(ctx, output, rows, precision="fp32", tensorrt="always")
+    found = export.run(ctx, wish)
+    assert [member["variants"][0]["provider"] for member in found["members"]] == ["trtexec", "trtexec"]
+    built = [one for one in asked(log) if "onnx" in one]
+    assert len(built) == 2
+    assert built[0]["maxShapes"] == "input:8x3x64x64"
+    assert "noTF32" in built[0] and "fp16" not in built[0] and "skipInference" in built[0]
+    plans = sorted(ctx.cache_dir.glob("tensorrt/*/trtexec-fp32.plan"))
+    assert len(plans) == 2
+    assert not list(ctx.cache_dir.glob("tensorrt/*/.part*"))
+    export.run(ctx, wish)
+    assert len([one for one in asked(log) if "onnx" in one]) == 2  # the engines were kept
+
+
+def test_trtexec_played_by_a_stand_in_program_that_answers_wrong_is_refused(world, stand_in):
+    ctx, rows, output = world
+    install, _ = stand_in
+    install(error=0.5)
+    with pytest.raises(ParityLost, match="trtexec and PyTorch differ"):
+        export.run(ctx, order(ctx, output, rows, precision="fp32", tensorrt="always"))
+
+
+def test_trtexec_played_by_a_stand_in_program_tells_its_own_time_and_computes_a_smaller_precision_with_its_flag(tmp_path, world, stand_in):
+    ctx, _, output = world
+    install, log = stand_in
+    install()
+    bundle = json.loads(ctx.objects.get(export.run(ctx, order(ctx, output, world[1]))["bundle"]))
+    graph = Graph(ctx.objects.get(bundle["members"][0]["onnx"]["sha256"]))
+    engine = tensorrt.open_session(graph, tensorrt.TRTEXEC, 1, tmp_path, tmp_path / "c", 64, "fp16")
+    assert time_sessions([engine, engine], None) == [2.0, 2.0]
+    x = np.random.default_rng(0).normal(size=(5, 3, 64, 64)).astype(np.float32)
+    plain = onnxruntime.InferenceSession(graph.model).run(["logit"], {"input": x})[0]
+    np.testing.assert_allclose(engine.run(["logit"], {"input": x})[0], plain, atol=1e-5)
+    assert "fp16" in next(one for one in asked(log) if "onnx" in one)
+
+
+def test_trtexec_is_used_where_it_is_asked_for_by_name_and_a_broken_one_is_told(tmp_path, stand_in, monkeypatch):
+    assert tensorrt.choose(["CPUExecutionProvider"], gpu=True, wish="always", program=True) == tensorrt.TRTEXEC
+    assert tensorrt.choose(["CUDAExecutionProvider"], gpu=True, wish="auto", program=True) == tensorrt.CUDA
+    with pytest.raises(Infrastructure, match="no visible NVIDIA GPU"):
+        tensorrt.choose([], gpu=False, wish="always", program=True)
+    (tmp_path / "trtexec").write_text("#!/bin/sh\necho no driver; exit 3\n")
+    (tmp_path / "trtexec").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(Infrastructure, match="exit code 3: no driver"):
+        tensorrt.open_session(Graph(b"x"), tensorrt.TRTEXEC, 1, tmp_path, tmp_path / "c", 64, "fp32")
+
+
+def test_an_engine_that_was_not_built_to_its_end_is_never_found(tmp_path):
+    folder = tmp_path / "tensorrt" / "key"
+    with pytest.raises(RuntimeError), tensorrt.published(folder) as part:
+        (part / "half.engine").write_bytes(b"x")
+        raise RuntimeError
+    assert not folder.exists()
+    assert list(folder.parent.iterdir()) == []
+    with tensorrt.published(folder) as part:
+        assert part != folder
+        (part / "whole.engine").write_bytes(b"x")
+    assert [file.name for file in folder.iterdir()] == ["whole.engine"]
+    with tensorrt.published(folder) as again:
+        assert again == folder

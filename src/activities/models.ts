@@ -83,6 +83,7 @@ export function modelActivities(deps: ActivityDeps) {
         images: fresh.map((digest) => ({ digest, path: objects.path(digest) })),
         threads: deps.threads,
         signal: abort.signal,
+        engineCache: path.join(home.cache, 'tensorrt'),
         onProgress: (done, total) => beat({ turn, what: 'evaluating', done, total, unit: 'images' }),
       });
       for (const row of made) known.set(row.digest, row);

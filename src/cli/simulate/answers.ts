@@ -117,6 +117,7 @@ export async function askBundle(
       threads: Math.max(1, Math.min(2, os.availableParallelism() - 1)),
       signal: options.signal,
       onProgress: (done, total) => stage.update({ done, total }),
+      engineCache: path.join(context.paths.cache, 'tensorrt'),
       onFailure: (_, reason) => answers.errors.set(reason, (answers.errors.get(reason) ?? 0) + 1),
     });
     const of = new Map(made.map((row) => [row.digest, row.prediction]));

@@ -23,6 +23,8 @@ export interface EvaluateOptions {
   /** niceness added to the process, 0 to 19; default 0 */
   nice?: number;
   limits?: ImageLimits;
+  /** folder where TensorRT's engines are kept; default a temporary one, where each is built anew after a restart of the machine */
+  engineCache?: string;
 }
 
 export interface EvaluatedImage {
@@ -77,6 +79,7 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluatedImage
       onExit: (reason) =>
         fail(new Error(`the evaluation's inference process for ${options.bundleDir} died: ${reason}. Nothing was recorded; run it again.`)),
     },
+    options.engineCache,
   );
   const onAbort = (): void => fail(signal?.reason instanceof Error ? signal.reason : new Error(String(signal?.reason)));
   signal?.addEventListener('abort', onAbort, { once: true });

@@ -1,0 +1,139 @@
+"""kill -9 at any moment: whatever has the name of a whole file is whole, and the next start comes to the end."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from conftest import NEVER, snapshot_rows, train_input
+
+from flywheel_jobs.board import whole_records
+from flywheel_jobs.objects import FileObjects, sha256
+from flywheel_jobs.progress import Progress
+
+LEFTOVER = ".part-"
+"""how names of files begin that are being written"""
+TUNE = NEVER | {"mode": "always", "epochs": 4, "checkpointSeconds": 0}
+
+
+def whole(file: Path) -> None:
+    """Raises when a file with a final name can not be read to its end."""
+    data = file.read_bytes()
+    if file.suffix == ".json":
+        json.loads(data)
+    elif file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as table:
+            assert all(table[name].size for name in table.files)
+    elif file.suffix == ".onnx":
+        import onnx
+
+        onnx.load_from_string(data)
+    elif file.suffix == ".pt":
+        import torch
+
+        torch.load(file, weights_only=False)
+    elif file.name.startswith("events.out.tfevents"):
+        assert len(whole_records(data)) <= len(data)
+    elif file.suffix == ".jsonl":
+        for line in data.decode().split("\n")[:-1]:  # the last one may be half written
+            json.loads(line)
+    elif file.name not in (".lock", "spec.sha256"):
+        raise AssertionError(f"{file} is of a kind that this test does not know: say how it is known to be whole")
+
+
+def check(root: Path) -> int:
+    """Everything that a killed job left in store, cache and work folder; the number of files looked at."""
+    count = 0
+    for part in ("objects", "cache", "work"):
+        for file in (root / part).rglob("*"):
+            if not file.is_file() or file.name.startswith(LEFTOVER) or "matplotlib" in file.parts:
+                continue
+            count += 1
+            if part == "objects" and "derived" not in file.parts:
+                assert sha256(file.read_bytes()) == file.name
+            else:
+                whole(file)
+    return count
+
+
+def test_a_job_killed_at_random_moments_leaves_nothing_that_only_looks_whole_and_comes_to_its_end(tmp_path):
+    objects = FileObjects(tmp_path / "objects")
+    spec = {
+        "version": 1,
+        "job": "train",
+        "name": "t/train",
+        "objects": {"kind": "file", "root": str(objects.root)},
+        "cacheDir": str(tmp_path / "cache"),
+        "workDir": str(tmp_path / "work"),
+        "threads": 1,
+        "input": train_input(objects.put_jsonl(snapshot_rows(objects)), fineTune=TUNE),
+    }
+    file = tmp_path / "spec"
+    file.write_text(json.dumps(spec))
+    moments = random.Random(1)
+    killed, looked_at = 0, 0
+    for _ in range(5):
+        with (tmp_path / "log").open("ab") as log:
+            command = [sys.executable, "-m", "flywheel_jobs.cli", "run", str(file)]
+            job = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        began, lines = time.monotonic(), tmp_path / "work" / "progress.jsonl"
+        before = lines.stat().st_size if lines.exists() else 0
+        # from the first word of progress on, so that a busy machine does not kill the start alone
+        while job.poll() is None and (not lines.exists() or lines.stat().st_size == before) and time.monotonic() - began < 60:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 1.2))
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            killed += 1
+        job.wait()
+        looked_at += check(tmp_path)
+    assert killed > 0
+    assert looked_at > 0
+    done = subprocess.run([sys.executable, "-m", "flywheel_jobs.cli", "run", str(file)], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    result = json.loads((tmp_path / "work" / "result.json").read_text())
+    assert result["ok"] is True
+    for line in (tmp_path / "work" / "progress.jsonl").read_text().splitlines():
+        assert line == "" or isinstance(tried(line), dict)
+    trained = objects.get_json(result["output"]["trained"])
+    assert len(trained["members"]) == 2
+    for events in result["output"]["report"]["tensorboard"]:
+        data = objects.get(events["events"])
+        assert whole_records(data) == data
+    check(tmp_path)
+
+
+def tried(line: str) -> object:
+    """A line of progress; one that was cut off by a kill stands alone and is passed over."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return {}
+
+
+def test_progress_goes_on_on_a_line_of_its_own_after_one_that_was_cut_off(tmp_path):
+    file = tmp_path / "progress.jsonl"
+    file.write_text('{"phase":"a","done":1,"total":2,"unit":"x"}\n{"phase":"a","do')
+    Progress(tmp_path, quiet=True).step("b", 2, 2, "x")
+    assert [json.loads(line)["phase"] for line in (file.read_text().splitlines()[0], file.read_text().splitlines()[-1])] == ["a", "b"]
+
+
+def test_events_that_were_cut_off_end_at_the_last_whole_record(tmp_path):
+    from flywheel_jobs.board import Board
+
+    board = Board(tmp_path)
+    for step in range(3):
+        board.scalars(step, loss=1.0 / (step + 1))
+    (file,) = board.close()
+    data = file.read_bytes()
+    assert whole_records(data) == data
+    for cut in (1, 5, 17):
+        assert data.startswith(whole_records(data[:-cut]))
+        assert len(whole_records(data[:-cut])) < len(data) - cut + 1
+    assert whole_records(data[:-1]) == whole_records(data[:-5])
+    assert whole_records(b"") == b""
