@@ -1,34 +1,50 @@
-// Our axon with a model that does nothing: the protocol alone, all of it. HTTP, headers, signature, nonce, permit, body,
-// base64, the image's header, used nonces recorded; no journal, no inference.
-import { mkdtempSync, rmSync } from 'node:fs';
+// The miner as it is shipped, with a model that does nothing: what all but decoding and inference costs. HTTP, headers,
+// signature, nonce, metagraph, rate, body, base64, the image's header, queue, journal (images and lines on disk), metrics.
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { openAxon } from '../../dist/miner/axon.js';
-import { NonceLog, NonceTable } from '../../dist/miner/nonces.js';
-import { RateLimiter } from '../../dist/miner/rate.js';
-import { Verifier } from '../../dist/miner/verify.js';
-import { protocolReady, verifySignature } from '../../dist/platform/bittensor/protocol.js';
+import { runMiner } from '../../dist/miner/index.js';
+import { verifySignature } from '../../dist/platform/bittensor/protocol.js';
+import { fileMetagraph } from '../../dist/platform/metagraph/index.js';
 import { newKey } from './common.mjs';
 
 const [validator, seed] = process.argv.slice(2);
-await protocolReady();
 const key = await newKey(Buffer.from(seed, 'hex'));
-const quiet = { debug() {}, info() {}, warn() {}, error() {} };
-// Used nonces go to the disk, as in the miner.
-const folder = mkdtempSync(path.join(os.tmpdir(), 'flywheel-bench-nonces-'));
-const { log } = NonceLog.open(path.join(folder, 'nonces'), quiet);
-const verifier = new Verifier(key.address, () => BigInt(Date.now()) * 1_000_000n, new NonceTable(undefined, log));
-const rates = new RateLimiter({ perSecond: 1e6, burst: 1e6 }, () => performance.now());
-const axon = await openAxon('127.0.0.1', 0, {
-  verifier,
-  permit: (hotkey) => (hotkey === validator ? null : 'Unrecognized hotkey'),
-  rate: (hotkey) => rates.take(hotkey),
-  unavailable: () => null,
-  answer: async () => ({ prediction: 0.5 }),
-  answered: () => undefined,
-  stage: () => undefined,
-  clockSeen: () => undefined,
-  ended: () => undefined,
+const home = mkdtempSync(path.join(os.tmpdir(), 'flywheel-bench-noop-'));
+const bundle = path.join(home, 'bundle');
+mkdirSync(bundle);
+// Nobody reads it: the model is the one below.
+writeFileSync(path.join(bundle, 'bundle.json'), '{}');
+const metagraph = path.join(home, 'metagraph.json');
+writeFileSync(metagraph, JSON.stringify([{ uid: 0, hotkey: validator, validatorPermit: true, stake: 1000 }]));
+const said = { prediction: 0.5, votes: { noop: 0.5 }, leftOut: [], augmented: false, ms: 0 };
+const nothing = {
+  predict: async () => said,
+  estimateMs: () => 0,
+  whenIdle: async () => undefined,
+  stop: async () => undefined,
+  depth: 0,
+  pids: [process.pid],
+  restarts: 0,
+  sizes: { processes: 0, threads: 0 },
+  batchLimit: 1,
+  provider: 'cpu',
+};
+const quiet = { debug() {}, info() {}, warn() {}, error: (fields, text) => process.stderr.write(`${text} ${JSON.stringify(fields)}\n`) };
+const miner = await runMiner({
+  home,
+  host: '127.0.0.1',
+  port: 0,
+  controlPort: 0,
+  hotkey: key,
+  bundle,
+  startPool: async () => nothing,
+  metagraph: await fileMetagraph(metagraph),
+  open: false,
+  processes: 0,
+  threads: 0,
+  journalMaxBytes: 500_000_000,
+  rate: { perSecond: 1e6, burst: 1e6 },
   logger: quiet,
 });
 // The signature's share: the same check as in each request, alone.
@@ -39,10 +55,12 @@ const times = 2000;
 for (let i = 0; i < times; i++) if (!verifySignature(message, signature, key.address)) throw new Error('the signature must be good');
 const used = process.cpuUsage(before);
 process.stdout.write(
-  `${JSON.stringify({ ready: true, port: axon.port, hotkey: key.address, verifyMs: (used.user + used.system) / 1000 / times })}\n`,
+  `${JSON.stringify({ ready: true, port: Number(new URL(miner.url).port), hotkey: key.address, verifyMs: (used.user + used.system) / 1000 / times })}\n`,
 );
-process.on('SIGTERM', () => {
-  log.close();
-  rmSync(folder, { recursive: true, force: true });
+process.on('SIGTERM', async () => {
+  await miner.stop();
+  const { journalled, journalDropped } = miner.status();
+  process.stderr.write(`no-op miner: ${journalled} answers journalled, ${journalDropped} not\n`);
+  rmSync(home, { recursive: true, force: true });
   process.exit(0);
 });

@@ -14,7 +14,7 @@ import { parseJson } from '../platform/fsutil.js';
 import { BUNDLE_FILE } from '../platform/inference/bundle.js';
 import { availableBytes, bundleNeedsBytes, RESERVE_BYTES } from '../platform/inference/memory.js';
 import type { LeftOut } from '../platform/inference/messages.js';
-import { deriveSizes, InferencePool, type PoolLogger, type PoolOptions } from '../platform/inference/pool.js';
+import { deriveSizes, InferencePool, type Pool, type PoolLogger, type PoolOptions } from '../platform/inference/pool.js';
 import type { Provider } from '../platform/inference/providers.js';
 import { ShadowLane } from './shadow.js';
 import type { z } from 'zod';
@@ -40,6 +40,8 @@ export interface ModelHostOptions {
   onLook?(): Promise<void>;
   /** time between two looks, ms */
   pollMs?: number;
+  /** starts what answers for a bundle; default `InferencePool.start`. The benchmark of the protocol hands in a model that does nothing */
+  startPool?: (options: PoolOptions) => Promise<Pool>;
 }
 
 /** A bundle outside the flywheel: no pointer names it. */
@@ -50,11 +52,11 @@ export interface FixedBundle {
 
 export interface Serving {
   pointer: ChampionPointer;
-  pool: InferencePool;
+  pool: Pool;
 }
 export interface Shadow {
   order: ShadowOrder;
-  pool: InferencePool;
+  pool: Pool;
   lane: ShadowLane;
 }
 
@@ -121,7 +123,7 @@ export class ModelHost {
    */
   async serveBundle({ dir, digest }: FixedBundle): Promise<void> {
     const { processes, threads, logger, onLeftOut } = this.options;
-    const pool = await InferencePool.start({
+    const pool = await this.startPool({
       bundleDir: dir,
       digest,
       processes,
@@ -247,7 +249,7 @@ export class ModelHost {
   }
 
   /** @returns the processes of the previous champion, when it is this one and they are up */
-  private takeWarm(digest: string): InferencePool | null {
+  private takeWarm(digest: string): Pool | null {
     const { previous } = this;
     if (previous?.pointer.digest !== digest || previous.pool.pids.length === 0) return null;
     this.previous = null;
@@ -320,7 +322,7 @@ export class ModelHost {
   private async loadShadow(order: ShadowOrder, text: string): Promise<void> {
     try {
       await this.makeRoom(order.digest, 1, 'shadow');
-      const pool = await InferencePool.start({
+      const pool = await this.startPool({
         bundleDir: path.join(this.options.home, 'bundles', order.digest),
         digest: order.digest,
         processes: 1,
@@ -357,10 +359,10 @@ export class ModelHost {
     this.retire(pool);
   }
 
-  private async load(digest: string): Promise<InferencePool> {
+  private async load(digest: string): Promise<Pool> {
     const { home, processes, threads, onLeftOut } = this.options;
     await this.makeRoom(digest, deriveSizes(processes, threads).processes, 'champion');
-    return InferencePool.start({
+    return this.startPool({
       bundleDir: path.join(home, 'bundles', digest),
       digest,
       processes,
@@ -368,6 +370,10 @@ export class ModelHost {
       ...this.poolOptions(),
       ...(onLeftOut === undefined ? {} : { onLeftOut }),
     });
+  }
+
+  private startPool(options: PoolOptions): Promise<Pool> {
+    return (this.options.startPool ?? ((of: PoolOptions) => InferencePool.start(of)))(options);
   }
 
   private poolOptions(): Pick<PoolOptions, 'logger' | 'engineCache' | 'providers' | 'latencyBudgetMs'> {
@@ -380,7 +386,7 @@ export class ModelHost {
     };
   }
 
-  private retire(pool: InferencePool): void {
+  private retire(pool: Pool): void {
     const gone = pool
       .stop()
       .catch((error: Error) => this.options.logger.error({ error: error.message }, 'retired inference processes could not be ended'))

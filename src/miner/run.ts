@@ -14,7 +14,7 @@ import type { Provider } from '../platform/inference/providers.js';
 import { sha256File } from '../platform/objects/file.js';
 import type { MetagraphSource } from '../platform/ports.js';
 import { openAxon, type Axon, type AxonAnswer, type AxonOptions } from './axon.js';
-import { ModelHost, type FixedBundle } from './champion.js';
+import { ModelHost, type FixedBundle, type ModelHostOptions } from './champion.js';
 import { CONTROL_HOST, openControl, type Control } from './control.js';
 import { Journal, type JournalSync } from './journal.js';
 import { Permits } from './metagraph.js';
@@ -80,6 +80,8 @@ export interface MinerOptions {
   clock?: () => number;
   /** time between two looks at champion.json, shadow.json and the metagraph, ms; default 300 */
   pollMs?: number;
+  /** see `ModelHostOptions.startPool` */
+  startPool?: ModelHostOptions['startPool'];
 }
 
 export interface Miner {
@@ -190,6 +192,7 @@ export async function runMiner(options: MinerOptions): Promise<Miner> {
     ...(options.latencyBudgetMs === undefined ? {} : { latencyBudgetMs: options.latencyBudgetMs }),
     ...(options.keepPrevious === undefined ? {} : { keepPrevious: options.keepPrevious }),
     ...(options.pollMs === undefined ? {} : { pollMs: options.pollMs }),
+    ...(options.startPool === undefined ? {} : { startPool: options.startPool }),
   });
 
   /** What the axon hands back to us beside the answer; the axon itself sees the prediction only. */

@@ -127,6 +127,12 @@ export function deriveSizes(
   return { processes: many, threads: threads > 0 ? threads : Math.max(1, Math.floor(usable / many)) };
 }
 
+/** What the miner needs of a pool; whoever hands in another has these. */
+export type Pool = Pick<
+  InferencePool,
+  'predict' | 'estimateMs' | 'whenIdle' | 'stop' | 'depth' | 'pids' | 'restarts' | 'sizes' | 'batchLimit' | 'provider'
+>;
+
 export class InferencePool {
   readonly sizes: { processes: number; threads: number };
   private readonly slots: Slot[] = [];
