@@ -22,41 +22,11 @@ parser.add_argument("--images", required=True, help="folder of JPEG files")
 parser.add_argument("--rate", type=float, required=True, help="requests a second")
 parser.add_argument("--timeout", type=float, default=9.0)
 args = parser.parse_args()
-sys.argv = sys.argv[:1]
-os.environ.setdefault("BT_NO_PARSE_CLI_ARGS", "1")
-os.environ.setdefault("NO_VERSION_CHECKING", "1")
 
-import bittensor as bt  # noqa: E402
-import pydantic  # noqa: E402
-from bittensor.core.chain_data import AxonInfo  # noqa: E402
-from bittensor.core.settings import version_as_int  # noqa: E402
-from bittensor.utils import networking  # noqa: E402
-from bittensor_wallet import Wallet  # noqa: E402
+from subnet import ImageSynapse, Wallet, axon_at, bt, memoise  # noqa: E402
 
-bt.logging.off()
-networking.get_external_ip = lambda: "203.0.113.7"
-
-# Without it the client, not the miner, is what is measured: it would rebuild a schema for every header.
-rebuild = bt.Synapse.get_required_fields
-known: dict[type, list[str]] = {}
-
-
-def get_required_fields(self: bt.Synapse) -> list[str]:
-    if type(self) not in known:
-        known[type(self)] = rebuild(self)
-    return known[type(self)]
-
-
-bt.Synapse.get_required_fields = get_required_fields
-
-
-class ImageSynapse(bt.Synapse):
-    testnet_label: int = -1
-    image: str = pydantic.Field(default="", frozen=False)
-    prediction: float = pydantic.Field(default=-1.0, frozen=False)
-
-    def deserialize(self) -> float:
-        return self.prediction
+# Else the client, not the miner, would be what is measured.
+memoise()
 
 
 async def main() -> None:
@@ -66,7 +36,7 @@ async def main() -> None:
     for name in sorted(os.listdir(args.images)):
         with open(os.path.join(args.images, name), "rb") as file:
             images.append(base64.b64encode(file.read()).decode())
-    axon = AxonInfo(version=version_as_int, ip="127.0.0.1", port=args.port, ip_type=4, hotkey=args.axon, coldkey=args.axon)
+    axon = axon_at("127.0.0.1", args.port, args.axon)
     dendrite = bt.Dendrite(wallet=wallet)
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), stop.set()), daemon=True).start()

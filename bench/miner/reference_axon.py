@@ -10,7 +10,6 @@ import base64
 import io
 import json
 import os
-import sys
 import tempfile
 import threading
 from typing import Tuple
@@ -22,39 +21,11 @@ parser.add_argument("--memo", action="store_true")
 parser.add_argument("--model", default="", help="folder with bundle.json")
 parser.add_argument("--threads", type=int, default=0)
 args = parser.parse_args()
-sys.argv = sys.argv[:1]
-os.environ.setdefault("BT_NO_PARSE_CLI_ARGS", "1")
-os.environ.setdefault("NO_VERSION_CHECKING", "1")
 
-import bittensor as bt  # noqa: E402
-import pydantic  # noqa: E402
-from bittensor.utils import networking  # noqa: E402
-from bittensor_wallet import Wallet  # noqa: E402
-
-bt.logging.off()
-# The constructor would ask the internet for our address.
-networking.get_external_ip = lambda: "127.0.0.1"
+from subnet import ImageSynapse, Wallet, bt, memoise  # noqa: E402
 
 if args.memo:
-    rebuild = bt.Synapse.get_required_fields
-    known: dict[type, list[str]] = {}
-
-    def get_required_fields(self: bt.Synapse) -> list[str]:
-        kind = type(self)
-        if kind not in known:
-            known[kind] = rebuild(self)
-        return known[kind]
-
-    bt.Synapse.get_required_fields = get_required_fields
-
-
-class ImageSynapse(bt.Synapse):
-    testnet_label: int = -1
-    image: str = pydantic.Field(default="", frozen=False)
-    prediction: float = pydantic.Field(default=-1.0, frozen=False)
-
-    def deserialize(self) -> float:
-        return self.prediction
+    memoise()
 
 
 def detector(folder: str):

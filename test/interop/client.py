@@ -1,7 +1,7 @@
 """The real client: bittensor's own Dendrite asks the miner, and requests it signed are altered and sent again.
 
 Reads one JSON object from standard input: {url: "host:port", miner, mnemonics: {role: words}, images: {name: base64}}.
-Prints one JSON object: what came back, by name. The only patch: bittensor looks its public address up over the internet.
+Prints one JSON object: what came back, by name.
 """
 
 import asyncio
@@ -11,38 +11,14 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault("BT_NO_PARSE_CLI_ARGS", "1")
-os.environ.setdefault("NO_VERSION_CHECKING", "1")
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "..", "bench", "miner"))
 given = json.load(sys.stdin)
-sys.argv = sys.argv[:1]
 
 import aiohttp  # noqa: E402
-import bittensor as bt  # noqa: E402
-import pydantic  # noqa: E402
-from bittensor.core.chain_data import AxonInfo  # noqa: E402
-from bittensor.core.settings import version_as_int  # noqa: E402
-from bittensor.utils import networking  # noqa: E402
-from bittensor_wallet import Wallet  # noqa: E402
+from subnet import AxonInfo, ExtendedImageSynapse, ImageSynapse, Wallet, axon_at, bt  # noqa: E402
 
-bt.logging.off()
-networking.get_external_ip = lambda: "203.0.113.7"
 HOST, PORT = given["url"].split(":")
 folder = tempfile.TemporaryDirectory(prefix="interop-wallets-")
-
-
-class ImageSynapse(bt.Synapse):
-    """The wire shape of the subnet's own: natix/protocol.py."""
-
-    testnet_label: int = -1
-    image: str = pydantic.Field(default="", frozen=False)
-    prediction: float = pydantic.Field(default=-1.0, frozen=False)
-
-    def deserialize(self) -> float:
-        return self.prediction
-
-
-class ExtendedImageSynapse(ImageSynapse):
-    model_url: str = ""
 
 
 def wallet(role: str) -> Wallet:
@@ -53,7 +29,7 @@ def wallet(role: str) -> Wallet:
 
 
 def axon(hotkey: str) -> AxonInfo:
-    return AxonInfo(version=version_as_int, ip=HOST, port=int(PORT), ip_type=4, hotkey=hotkey, coldkey=hotkey)
+    return axon_at(HOST, int(PORT), hotkey)
 
 
 TARGET = axon(given["miner"])
