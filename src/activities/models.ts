@@ -10,6 +10,7 @@ import { gateRefusal, measuredByTruth, type Measured } from '../domain/gates.js'
 import { metricsOf } from '../domain/metrics.js';
 import { profileOf } from '../domain/profiles/index.js';
 import { candidateAlpha, QUARTER_DAYS } from '../domain/spending.js';
+import { quantile } from '../domain/statistics.js';
 import { judge, type PairedRow } from '../domain/verdict.js';
 import type { ModelRecord } from '../platform/ports.js';
 import { materialise, loadBundle } from '../platform/inference/bundle.js';
@@ -18,7 +19,7 @@ import path from 'node:path';
 import type { Evaluation, ModelRef, VerdictNumbers } from '../workflows/types.js';
 import { beating, type ActivityDeps } from './deps.js';
 import { freshImages, recordedGates, recordGates } from './gates.js';
-import { byImage, quantile, type ShadowStatistics } from './traffic.js';
+import { byImage, type ShadowStatistics } from './traffic.js';
 import { configOf } from './turns.js';
 
 export const PredictionRow = z.object({
@@ -157,10 +158,13 @@ export function modelActivities(deps: ActivityDeps) {
         figures: figures(labelled, deps.config.seed),
         n: rows.length,
         failed: rows.filter((r) => !of.has(r.digest)).length,
-        p99Ms: quantile(
-          made.map((p) => p.ms),
-          0.99,
-        ),
+        p99Ms:
+          made.length === 0
+            ? 0
+            : quantile(
+                made.map((p) => p.ms).sort((a, b) => a - b),
+                0.99,
+              ),
       };
     },
 

@@ -205,10 +205,3 @@ export function byImage(rows: readonly TrafficRow[]): TrafficRow[] {
   }
   return [...first.values()].sort((a, b) => (a.image < b.image ? -1 : 1));
 }
-
-/** Nearest-rank quantile; 0 for no values. */
-export function quantile(values: readonly number[], q: number): number {
-  if (values.length === 0) return 0;
-  const ordered = [...values].sort((a, b) => a - b);
-  return ordered[Math.min(ordered.length - 1, Math.ceil(q * ordered.length) - 1)] ?? 0;
-}

@@ -9,16 +9,9 @@ import { monotonicMs, type OneResult } from '../../src/platform/inference/messag
 import { deriveSizes, InferencePool, type PoolOptions } from '../../src/platform/inference/pool.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
+import { alive } from '../support/processes.js';
 
 const logger = { info: () => undefined, warn: () => undefined, error: () => undefined };
-const alive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-};
 
 let home: string;
 const pools: InferencePool[] = [];

@@ -10,18 +10,11 @@ import { bundleNeedsBytes, residentBytes, RESERVE_BYTES } from '../../src/platfo
 import { bundleFiles, writeBundle, type BundleOptions } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
 import { quiet, startMiner, type TestMiner } from '../support/miner.js';
+import { alive } from '../support/processes.js';
 
 const BRIGHT: BundleOptions = { members: [{ model: 'bright', weight: 1 }] };
 const DARK: BundleOptions = { members: [{ model: 'dark', weight: 1 }] };
 const RED: BundleOptions = { members: [{ model: 'red', weight: 1 }] };
-const alive = (pid: number): boolean => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-};
 
 let t: TestMiner;
 let dendrite: Dendrite;
