@@ -33,7 +33,7 @@ from flywheel_jobs.metrics import measure, sigmoid
 from flywheel_jobs.nets import feature_net, onnx_model
 from flywheel_jobs.objects import FileObjects, sha256
 from flywheel_jobs.predicted import predicted_reward
-from flywheel_jobs.quantise import batches_of, pack, to_fp16, to_int8
+from flywheel_jobs.quantise import Quantiser, batches_of, match, matched, pack, ranked, to_fp16
 from flywheel_jobs.tensorrt import CPU, open_session
 from flywheel_jobs.variants import loss, time_sessions
 from flywheel_jobs.weights import BackboneRef, create
@@ -42,6 +42,7 @@ parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
 parser.add_argument("--data", default=os.environ.get("FLYWHEEL_TEST_DATA", "../../shared/data/streets"))
 parser.add_argument("--threads", type=int, default=2)
 parser.add_argument("--images", type=int, default=120, help="labelled photographs a split, at most")
+parser.add_argument("--kept", type=int, nargs="*", default=[2, 4, 8], help="int8 with so many of the costliest layers in float")
 parser.add_argument("--large", nargs="*", default=["vit_small_patch14_reg4_dinov2.lvd142m", "convnextv2_tiny.fcmae_ft_in22k_in1k"])
 arguments = parser.parse_args()
 
@@ -91,18 +92,39 @@ def logits(session: Any, tensor: Any) -> Any:
     return np.concatenate(parts).astype(np.float64)
 
 
-def variants(net: nn.Module, size: int, calibration: Any, scratch: Path) -> tuple[dict[str, Any], dict[str, Any], float]:
+def variants(net: nn.Module, size: int, calibration: Any, scratch: Path, kept: list[int]) -> tuple[dict[str, Any], dict[str, Any], float]:
     """Graphs and sessions by precision, and PyTorch's own median time of one image, ms."""
     graphs, seconds = {}, {}
     began = time.perf_counter()
-    graphs["fp32"] = pack(onnx_model(net, size, ("logit",)), "m.onnx")
-    for precision in ("fp32", "fp16", "int8"):
-        if precision == "fp16":
-            graphs[precision] = to_fp16(graphs["fp32"], "m.onnx")
-        elif precision == "int8":
-            graphs[precision] = to_int8(graphs["fp32"], "m.onnx", batches_of(calibration, 8))
-        seconds[precision] = time.perf_counter() - began
+
+    def took(precision: str, graph: Any) -> Any:
+        nonlocal began
+        graphs[precision], seconds[precision] = graph, time.perf_counter() - began
         began = time.perf_counter()
+        return graph
+
+    plain = took("fp32", pack(onnx_model(net, size, ("logit",)), "m.onnx"))
+    took("fp16", to_fp16(plain, "m.onnx"))
+
+    def seen(graph: Any, x: Any = calibration) -> Any:
+        return logits(open_session(graph, CPU, arguments.threads, scratch, scratch, size, "seen"), x)
+
+    reference = seen(plain)
+    quantiser = Quantiser(plain, "m.onnx", list(batches_of(calibration, 8)), scratch)
+    raw = took("int8 as quantised", quantiser.graph())
+    took("int8", matched(raw, "m.onnx", *match(seen(raw), reference)))
+    if kept:
+        few = calibration[:8]
+
+        def error(node: str) -> float:
+            return float(np.sqrt(np.mean((seen(quantiser.graph(only=[node]), few) - reference[:8]) ** 2)))
+
+        order = ranked(quantiser.nodes, error, 180)
+        seconds["search"] = time.perf_counter() - began
+        began = time.perf_counter()
+        for count in kept:
+            less = quantiser.graph(order[:count])
+            took(f"int8, {count} layers in float", matched(less, "m.onnx", *match(seen(less), reference)))
     sessions = {p: open_session(g, CPU, arguments.threads, scratch, scratch, size, p) for p, g in graphs.items()}
     torch.set_num_threads(arguments.threads)
     one, times = torch.from_numpy(calibration[:1]), []
@@ -115,6 +137,8 @@ def variants(net: nn.Module, size: int, calibration: Any, scratch: Path) -> tupl
     table = {
         p: {"bytes": graphs[p].bytes, "ms": round(t, 2), "exportSeconds": round(seconds[p], 2)} for p, t in zip(sessions, ms, strict=True)
     }
+    if "search" in seconds:
+        table["fp32"]["searchSeconds"] = round(seconds["search"], 1)
     return table, sessions, float(np.median(times[2:]))
 
 
@@ -129,14 +153,16 @@ def demo(objects: FileObjects, scratch: Path) -> dict[str, Any]:
     labels = np.array([label for _, label, _ in train])
     table = Rows(features.reshape(len(train), 1 + VIEWS, -1), labels, np.ones(len(train)), np.array([group for _, _, group in train]))
     head = fit_rows(table, STRENGTH)
-    sizes, sessions, torch_ms = variants(Net(backbone, head.weight, head.bias).eval(), DEMO.resolution, learn[:48], scratch)
+    sizes, sessions, torch_ms = variants(Net(backbone, head.weight, head.bias).eval(), DEMO.resolution, learn[:48], scratch, arguments.kept)
     y = np.repeat([label for _, label, _ in val], 1 + VIEWS)
-    p = {precision: sigmoid(logits(session, judge)) for precision, session in sessions.items()}
+    z = {precision: logits(session, judge) for precision, session in sessions.items()}
+    p = {precision: sigmoid(one) for precision, one in z.items()}
     for precision, row in sizes.items():
         row |= {key: round(float(value), 4) for key, value in measure(p[precision], y).items() if key != "n"}
         row["predictedReward"] = round(predicted_reward(p[precision], y) or 0.0, 4)
         cost = loss(p[precision], p["fp32"], y, len(val))
         row["loss"] = cost.to_json()
+        row["rmsLogit"] = round(float(np.sqrt(np.mean((z[precision] - z["fp32"]) ** 2))), 4)
         row["maxAbsDp"] = round(float(np.abs(p[precision] - p["fp32"]).max()), 5)
         row["decisionsChanged"] = int(((p[precision] > 0.5) != (p["fp32"] > 0.5)).sum())
     return {"backbone": DEMO.backbone, "weights": "real", "images": len(val), "views": 1 + VIEWS, "torchMs": round(torch_ms, 2), **sizes}
@@ -149,7 +175,7 @@ def large(name: str, objects: FileObjects, scratch: Path) -> dict[str, Any]:
     x = preprocess.tensor(pixels(preprocess, [path for path, _, _ in photographs("train", 16)], 0))
     width = int(backbone.num_features)  # type: ignore[arg-type]
     weight = np.random.default_rng(0).normal(size=width) / np.sqrt(width)
-    sizes, _, torch_ms = variants(Net(backbone, weight, 0.0).eval(), 224, x, scratch)
+    sizes, _, torch_ms = variants(Net(backbone, weight, 0.0).eval(), 224, x, scratch, [])
     return {"backbone": name, "weights": "random: size and latency only", "torchMs": round(torch_ms, 2), **sizes}
 
 

@@ -8,7 +8,7 @@ and is written last, so that a bundle that is named is whole.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,11 @@ from .heads import calibrate, vote
 from .metrics import Array, Labels, sigmoid
 from .nets import feature_net, onnx_model
 from .objects import sha256
-from .quantise import Graph, batches_of, opset, pack, to_fp16, to_int8
+from .quantise import Graph, Quantiser, batches_of, match, matched, opset, pack, ranked, to_fp16
 from .spec import ImageRow, read_manifest, validate
-from .tensorrt import CPU, TENSORRT, TRTEXEC, open_session, provider_here
+from .tensorrt import CPU, CUDA, TENSORRT, TRTEXEC, open_session, provider_here
 from .trained import Trained, TrainedMember
-from .variants import Loss, Variant, above, loss, pick, refuse, time_sessions
+from .variants import Loss, Variant, above, by_nearness, loss, pick, refuse, time_sessions
 from .weights import create, weights_digest
 
 if TYPE_CHECKING:
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 
 BATCH = 16
 CALIBRATION_BATCH = 8
+SEARCH_IMAGES = 8
+"""calibration images that a layer's cost in int8 is measured on"""
+SEARCH_SECONDS = 180.0
+KEPT = (0, 4, 8, 16)
+"""so many of the costliest layers stay in float32 in the int8 graphs that are compared; engines of TensorRT, which take minutes to
+build, are made of the first alone"""
 LOSS_VIEWS = 2
 """challenge views of each image that a loss is measured on, beside the image itself: losses must hold on what validators send"""
 
@@ -182,26 +188,82 @@ def _export(
         wish = str(job_input["precision"])
         if wish in ("auto", "fp16"):
             graphs["fp16"] = to_fp16(plain, name)
+        tries: _Int8 | None = None
         if wish in ("auto", "int8"):
-            seen = member.preprocess.tensor(evidence.pixels(member.preprocess, judged=False))
-            graphs["int8"] = to_int8(plain, name, batches_of(seen, ctx.batch(CALIBRATION_BATCH)))
+            seen = evidence.pixels(member.preprocess, judged=False)
+            tries = _Int8(ctx, plain, member, seen, lambda graph: opened(graph, "int8", CPU, ctx.threads), Path(scratch))
         ctx.progress.check()
-        sessions = {precision: opened(graph, precision, provider) for precision, graph in graphs.items()}
-        times = time_sessions(list(sessions.values()), member.preprocess.tensor(pixels[:1]))
+        opened_all = {precision: opened(graph, precision, provider) for precision, graph in graphs.items()}
+        counts = KEPT if provider in (CPU, CUDA) else KEPT[:1]
+        made = [] if tries is None else tries.graphs(counts)
+        small = [(kept, graph, rms, opened(graph, "int8", provider)) for kept, graph, rms in made]
+        sessions = [*opened_all.values(), *(session for *_, session in small)]
+        times = time_sessions(sessions, member.preprocess.tensor(pixels[:1]))
         judged_pixels = evidence.pixels(member.preprocess, judged=True)
         judged: dict[str, Array] = {}
-        variants = []
-        for (precision, session), ms in zip(sessions.items(), times, strict=True):
+        variants: list[Variant] = []
+
+        def judge(precision: str, graph: Graph, session: Any, ms: float, kept: int = 0) -> Variant:
             difference = _largest(_logits(session, member, pixels), by_torch)
             if precision == "fp32":
                 _hold(difference, job_input, len(images), provider)
             judged[precision] = _logits(session, member, judged_pixels, ctx.batch(BATCH))
             cost = loss(sigmoid(judged[precision]), sigmoid(judged["fp32"]), evidence.labels, len(evidence.judged))
-            variant = Variant(precision, graphs[precision], provider, ms, difference, cost)
-            variants.append(variant if precision == "fp32" else refuse(variant, above(cost, job_input["limits"][precision])))
-            ctx.progress.step("precisions", len(variants), len(sessions), "variants", f"{member.name} {precision}")
+            variant = Variant(precision, graph, provider, ms, difference, cost, kept_float=kept)
+            ctx.progress.step("precisions", len(variants) + 1, len(graphs) + bool(small), "variants", f"{member.name} {precision}")
+            return variant if precision == "fp32" else refuse(variant, above(cost, job_input["limits"][precision]))
+
+        for (precision, session), ms in zip(opened_all.items(), times, strict=False):
+            variants.append(judge(precision, graphs[precision], session, ms))
+        tried: list[Variant] = []
+        for index in by_nearness([(rms, ms) for (_, _, rms, _), ms in zip(small, times[len(graphs) :], strict=True)]):
+            kept, graph, _, session = small[index]
+            tried.append(judge("int8", graph, session, times[len(graphs) + index], kept))
+            if tried[-1].refused is None:
+                break
+        if tried:
+            variants.append(tried[-1] if tried[-1].refused is None else tried[0])
     chosen = pick(variants, wish, float(job_input["minSpeedUp"]), member.name)
     return _Exported(member, tensors, parameters, variants, chosen, judged), by_onnx, by_torch
+
+
+class _Int8:
+    """A member in int8: quantised with more and fewer layers in float, its logits matched to fp32's."""
+
+    def __init__(
+        self, ctx: JobContext, plain: Graph, member: TrainedMember, seen: Bytes, opened: Callable[[Graph], Any], scratch: Path
+    ) -> None:
+        self._ctx, self._member, self._seen, self._opened = ctx, member, seen, opened
+        self._name = f"{member.name}.onnx"
+        batches = list(batches_of(member.preprocess.tensor(seen), ctx.batch(CALIBRATION_BATCH)))
+        self._quantiser = Quantiser(plain, self._name, batches, scratch)
+        self._plain = self._logits(plain, seen)
+
+    def _logits(self, graph: Graph, pixels: Bytes) -> Array:
+        return _logits(self._opened(graph), self._member, pixels, self._ctx.batch(BATCH))
+
+    def graphs(self, counts: Sequence[int]) -> Iterator[tuple[int, Graph, float]]:
+        """Graphs that keep none and more and more of the costliest layers in float32: how many, the graph, and how far its logits are from
+        those of fp32 on the calibration images (root mean square)."""
+        few = self._seen[:SEARCH_IMAGES]
+
+        def error(node: str) -> float:
+            self._ctx.progress.check()
+            return _rms(self._logits(self._quantiser.graph(only=[node]), few), self._plain[:SEARCH_IMAGES])
+
+        order = ranked(self._quantiser.nodes, error, SEARCH_SECONDS) if max(counts) > 0 else []
+        for kept in counts:
+            if kept and kept >= len(order):
+                break
+            raw = self._quantiser.graph(order[:kept])
+            logits = self._logits(raw, self._seen)
+            scale, shift = match(logits, self._plain)
+            self._ctx.progress.step("int8", kept, counts[-1], "layers in float", self._member.name)
+            yield kept, matched(raw, self._name, scale, shift), _rms(logits * scale + shift, self._plain)
+
+
+def _rms(a: Array, b: Array) -> float:
+    return float(np.sqrt(np.mean((a - b) ** 2)))
 
 
 def _whole(trained: Trained, exported: list[_Exported], evidence: _Evidence, wish: str, limits: dict[str, Any]) -> Loss:

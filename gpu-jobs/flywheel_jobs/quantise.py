@@ -6,7 +6,8 @@ Pure functions on graphs: nothing here measures what a format costs (`variants.p
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .backbones import Floats
+from .metrics import Array
 
 LIMIT = 2_000_000_000
 """bytes of weights above which they go into a file beside the graph: protobuf ends at 2 GiB"""
@@ -21,6 +23,7 @@ CONVOLUTIONAL = ("Conv", "Gemm", "MatMul", "Add", "Clip", "Relu", "AveragePool",
 """quantised in convolutional networks: activations stay int8 from one convolution to the next"""
 ATTENTIVE = ("Conv", "Gemm", "MatMul")
 """quantised in transformers: normalisation, softmax and the residual stream keep their range in float"""
+WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -99,45 +102,107 @@ class _Reader:
         return None if batch is None else {"input": batch}
 
 
-def to_int8(graph: Graph, name: str, batches: Iterable[Floats], limit: int = LIMIT) -> Graph:
-    """Static quantisation, QDQ: activations uint8 with ranges seen on the calibration batches, weights int8 per channel.
+class Quantiser:
+    """Static quantisation of one graph, QDQ: activations uint8 with ranges seen on calibration batches, weights int8 per channel.
 
-    Weights use 7 bits (`reduce_range`): on x86 without VNNI the 8-bit product of both saturates, so that the answers would depend
-    on the miner's processor. The first layer, which sees the raw pixels, and whatever turns the last features into the logit stay
-    in float32.
+    Ranges are seen once and serve every choice of nodes that is tried. Weights use 7 bits (`reduce_range`): on x86 without VNNI the
+    8-bit product of both saturates, so that the answers would depend on the miner's processor. The first layer, which sees the raw
+    pixels, and whatever turns the last features into the logit stay in float32.
     """
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Reader(_Reader, CalibrationDataReader):  # type: ignore[misc, unused-ignore]
-        pass
+    def __init__(self, graph: Graph, name: str, batches: Iterable[Floats], folder: Path, limit: int = LIMIT) -> None:
+        """`folder`: scratch that is there as long as this object. The batches are read at the first graph."""
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    big = graph.data is not None
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        source, prepared, target = graph.write(folder, "float.onnx"), folder / "prepared.onnx", folder / "int8.onnx"
+        self._name, self._batches, self._folder, self._limit = name, batches, folder, limit
+        self._big = graph.data is not None
+        self._prepared = folder / f"{name}.prepared.onnx"
         # folds batch normalisation into convolutions, so that it does not stand between two quantised layers
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True, save_as_external_data=big)
-        model = _plain_load(prepared)
+        quant_pre_process(
+            str(graph.write(folder, f"{name}.float.onnx")), str(self._prepared), skip_symbolic_shape=True, save_as_external_data=self._big
+        )
+        model = _plain_load(self._prepared)
+        self._operators, self._sensitive = list(operators(model)), sensitive(model)
+        self.nodes: tuple[str, ...] = tuple(
+            node.name for node in model.graph.node if node.op_type in WEIGHTED and node.name and node.name not in self._sensitive
+        )
+        """names of the layers with weights that may be quantised, in the order of the graph"""
+
+    def graph(self, exclude: Iterable[str] = (), only: Iterable[str] = ()) -> Graph:
+        """The quantised graph. `exclude`: these stay in float32, too. `only`: nothing but these is quantised."""
+        import onnx
+        from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+        class Reader(_Reader, CalibrationDataReader):  # type: ignore[misc, unused-ignore]
+            pass
+
+        target = self._folder / f"{self._name}.int8.onnx"
         quantize_static(
-            str(prepared),
+            str(self._prepared),
             str(target),
-            Reader(batches),
+            Reader(self._batches),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(operators(model)),
+            op_types_to_quantize=self._operators,
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sensitive(model),
-            use_external_data_format=big,
+            nodes_to_quantize=list(only),
+            nodes_to_exclude=[*self._sensitive, *exclude],
+            use_external_data_format=self._big,
             calibrate_method=CalibrationMethod.MinMax,
             # attention multiplies two activations: only products with weights are quantised
             extra_options={"MatMulConstBOnly": True},
+            calibration_cache_path=str(self._folder / f"{self._name}.ranges.json"),
         )
-        import onnx
+        return pack(_plain(onnx.load(str(target))), self._name, self._limit)
 
-        return pack(_plain(onnx.load(str(target))), name, limit)
+
+def to_int8(graph: Graph, name: str, batches: Iterable[Floats], limit: int = LIMIT) -> Graph:
+    """`Quantiser` with everything quantised that may be."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return Quantiser(graph, name, batches, Path(scratch), limit).graph()
+
+
+def match(small: Array, plain: Array) -> tuple[float, float]:
+    """Scale and shift that bring the logits of a smaller precision nearest to those of fp32 on the same images (least squares).
+
+    No label is looked at: what the ensemble's calibration was fitted to is the fp32 logits, and so it goes on to hold. The scale stays
+    within 20%: more is no rounding error.
+    """
+    spread = float(((small - small.mean()) ** 2).sum())
+    scale = 1.0 if spread < 1e-12 else float(((small - small.mean()) * (plain - plain.mean())).sum()) / spread
+    scale = min(max(scale, 0.8), 1.2)
+    return scale, float(plain.mean() - scale * small.mean())
+
+
+def matched(graph: Graph, name: str, scale: float, shift: float, limit: int = LIMIT) -> Graph:
+    """The graph with `logit` times scale plus shift as its new `logit`, in float32."""
+    from onnx import TensorProto, helper
+
+    model = load(graph)
+    body = model.graph
+    for node in body.node:
+        for index, output in enumerate(node.output):
+            if output == "logit":
+                node.output[index] = "logit/unmatched"
+    for key, value in (("scale", scale), ("shift", shift)):
+        body.initializer.append(helper.make_tensor(f"logit/{key}", TensorProto.FLOAT, [], [value]))
+    body.node.append(helper.make_node("Mul", ["logit/unmatched", "logit/scale"], ["logit/scaled"], name="logit/mul"))
+    body.node.append(helper.make_node("Add", ["logit/scaled", "logit/shift"], ["logit"], name="logit/add"))
+    return pack(model, name, limit)
+
+
+def ranked(nodes: Sequence[str], error: Callable[[str], float], seconds: float) -> list[str]:
+    """The nodes, the costliest first. `error`: what quantising this node alone changes. What is not reached in time comes last, in the
+    order given: a large network's search ends before its training's next checkpoint would."""
+    end = time.monotonic() + seconds
+    found: dict[str, float] = {}
+    for node in nodes:
+        if time.monotonic() > end:
+            break
+        found[node] = error(node)
+    return [*sorted(found, key=lambda node: -found[node]), *(node for node in nodes if node not in found)]
 
 
 def operators(model: Any) -> tuple[str, ...]:
@@ -148,7 +213,7 @@ def operators(model: Any) -> tuple[str, ...]:
 
 def sensitive(model: Any) -> list[str]:
     """Names of the nodes that stay in float32: the first layer with weights, and everything from the last layer with weights on."""
-    weighted = [index for index, node in enumerate(model.graph.node) if node.op_type in ("Conv", "Gemm", "MatMul")]
+    weighted = [index for index, node in enumerate(model.graph.node) if node.op_type in WEIGHTED]
     if not weighted:
         return []
     kept = {model.graph.node[weighted[0]].name, *(node.name for node in model.graph.node[weighted[-1] :])}

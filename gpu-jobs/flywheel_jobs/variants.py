@@ -47,6 +47,8 @@ class Variant:
     max_abs_dp: float
     loss: Loss | None
     refused: str | None = None
+    kept_float: int = 0
+    """layers that stay in float32 because they cost most, beyond those that always do"""
 
     def to_json(self, chosen: bool) -> dict[str, Any]:
         """`ExportVariant` of the contract."""
@@ -59,6 +61,7 @@ class Variant:
             "loss": None if self.loss is None else self.loss.to_json(),
             "chosen": chosen,
             "refused": self.refused,
+            **({"keptFloat": self.kept_float} if self.kept_float else {}),
         }
 
 
@@ -84,6 +87,18 @@ def above(found: Loss, limit: dict[str, float]) -> str | None:
         if value > float(limit[what]) + 1e-12:
             return f"loses {value:.4f} of {what}, limit {float(limit[what]):.4f}, on {found.n} images"
     return None
+
+
+FREE = 1.05
+"""a graph that is slower by no more than this is as fast"""
+
+
+def by_nearness(tries: Sequence[tuple[float, float]]) -> list[int]:
+    """In which order graphs of one precision are judged, each a distance to fp32 and a time: of those that are as fast as the fastest
+    the nearest first, then the rest, the nearest first. The distance is over logits, which tells small graphs apart where the few
+    decisions that differ on labelled images are chance."""
+    fastest = min((ms for _, ms in tries), default=0.0)
+    return sorted(range(len(tries)), key=lambda index: (tries[index][1] > fastest * FREE, tries[index][0]))
 
 
 def time_sessions(sessions: Sequence[Any], x: Any) -> list[float]:

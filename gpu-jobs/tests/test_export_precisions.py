@@ -16,9 +16,9 @@ from flywheel_jobs.errors import EmptySplit, Infrastructure, LossAboveLimit, One
 from flywheel_jobs.nets import feature_net, onnx_model
 from flywheel_jobs.objects import FileObjects
 from flywheel_jobs.predicted import expected_reward, predicted_reward, reward
-from flywheel_jobs.quantise import Graph, load, operators, opset, pack, sensitive, to_fp16, to_int8
+from flywheel_jobs.quantise import Graph, Quantiser, load, match, matched, operators, opset, pack, ranked, sensitive, to_fp16, to_int8
 from flywheel_jobs.spec import validate, with_defaults
-from flywheel_jobs.variants import Loss, Variant, above, loss, pick, time_sessions
+from flywheel_jobs.variants import Loss, Variant, above, by_nearness, loss, pick, time_sessions
 from flywheel_jobs.weights import BackboneRef, create
 
 FREE = {"fp16": {"accuracy": 1, "reward": 1}, "int8": {"accuracy": 1, "reward": 1}}
@@ -95,7 +95,7 @@ def test_members_that_together_lose_too_much_go_back_to_fp32_when_the_choice_is_
         return Loss(n, 0.02 if len(calls) == 7 else 0.0, 0.0)
 
     monkeypatch.setattr(export, "loss", fake)
-    monkeypatch.setattr(export, "time_sessions", lambda sessions, x: [9.0, 9.0, 1.0])
+    monkeypatch.setattr(export, "time_sessions", lambda sessions, x: [9.0, 9.0, *([1.0] * (len(sessions) - 2))])
     found = export.run(ctx, order(ctx, output, rows, precision="auto"))
     assert sorted(member["precision"] for member in found["members"]) == ["fp32", "int8"]
     (back,) = (member for member in found["members"] if member["precision"] == "fp32")
@@ -476,3 +476,100 @@ def test_an_engine_that_was_not_built_to_its_end_is_never_found(tmp_path):
     assert [file.name for file in folder.iterdir()] == ["whole.engine"]
     with tensorrt.published(folder) as again:
         assert again == folder
+
+
+def test_ranges_are_seen_once_and_every_choice_of_layers_is_made_from_them(tmp_path, world, int8):
+    ctx, _, output = world
+    bundle = json.loads(ctx.objects.get(export.run(ctx, order(ctx, output, world[1]))["bundle"]))
+    graph = Graph(ctx.objects.get(bundle["members"][0]["onnx"]["sha256"]))
+    x = np.random.default_rng(0).normal(size=(6, 3, 64, 64)).astype(np.float32)
+    read = []
+
+    class Batches(list):
+        def __iter__(self):
+            read.append(1)
+            return super().__iter__()
+
+    quantiser = Quantiser(graph, "m.onnx", Batches([x[:3], x[3:]]), tmp_path)
+    whole = quantiser.graph()
+    assert quantiser.graph().model == whole.model  # from the kept ranges: the same bytes
+    fewer, one = quantiser.graph(quantiser.nodes[:2]), quantiser.graph(only=quantiser.nodes[:1])
+
+    def count(made):
+        return sum(node.op_type == "QuantizeLinear" for node in load(made).graph.node)
+
+    assert count(whole) > count(fewer) > count(one) > 0
+    assert to_int8(graph, "m.onnx", [x[:3], x[3:]]).model == whole.model
+    assert opset(whole) == opset(graph)
+
+
+def test_logits_are_matched_to_those_of_fp32_without_labels(world, int8):
+    rng = np.random.default_rng(0)
+    plain = rng.normal(0, 2, 200)
+    scale, shift = match(plain * 0.9 - 0.4 + rng.normal(0, 0.01, 200), plain)
+    assert scale == pytest.approx(1 / 0.9, abs=0.01)
+    assert shift == pytest.approx(0.4 / 0.9, abs=0.01)
+    assert match(plain * 0.5, plain)[0] == 1.2  # a rounding error is never that large
+    assert match(np.zeros(5), np.full(5, 3.0)) == (1.0, 3.0)
+    ctx, _, _ = world
+    graph = Graph(ctx.objects.get(int8[0]["members"][0]["onnx"]["sha256"]))
+    x = rng.normal(size=(4, 3, 64, 64)).astype(np.float32)
+    before, after = (
+        onnxruntime.InferenceSession(one.model).run(["logit"], {"input": x})[0] for one in (graph, matched(load_twice(graph), "m", 1.5, -2))
+    )
+    np.testing.assert_allclose(after, before * 1.5 - 2, atol=1e-4)
+
+
+def load_twice(graph):
+    """The exported graph is matched already: its names are given way."""
+    model = load(graph)
+    for node in model.graph.node:
+        node.input[:] = [name.replace("logit/", "first/") for name in node.input]
+        node.output[:] = [name.replace("logit/", "first/") for name in node.output]
+        node.name = node.name.replace("logit/", "first/")
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.replace("logit/", "first/")
+    return pack(model, "m")
+
+
+def test_layers_are_ranked_by_what_they_cost_and_what_was_not_reached_in_time_comes_last():
+    cost = {"a": 1.0, "b": 3.0, "c": 2.0}
+    assert ranked("abc", cost.get, 60) == ["b", "c", "a"]
+    assert ranked("abc", cost.get, -1) == ["a", "b", "c"]
+
+
+def test_the_nearest_of_the_fastest_int8_graphs_is_judged_first():
+    assert by_nearness([(0.4, 10.0), (0.2, 10.4), (0.1, 12.0), (0.3, 9.99)]) == [1, 3, 0, 2]
+    assert by_nearness([]) == []
+
+
+def test_int8_that_loses_too_much_is_tried_with_other_layers_in_float(world, monkeypatch):
+    ctx, rows, output = world
+    monkeypatch.setattr(export, "KEPT", (0, 2, 4))
+    monkeypatch.setattr(export, "by_nearness", lambda tries: list(range(len(tries))))
+    calls = []
+
+    def fake(p, reference, y, n):
+        calls.append(1)
+        # of the first member fp32 loses nothing, the first two int8 graphs too much, the third nothing
+        return Loss(n, 0.5 if len(calls) in (2, 3) else 0.0, 0.0)
+
+    monkeypatch.setattr(export, "loss", fake)
+    found = export.run(ctx, order(ctx, output, rows, precision="int8"))
+    validate("export.output", found, "output")
+    bundle = json.loads(ctx.objects.get(found["bundle"]))
+    validate("bundle", bundle, "bundle")
+    first, second = (member["variants"][1] for member in bundle["members"])
+    assert (first["keptFloat"], first["chosen"], first["refused"]) == (4, True, None)
+    assert "keptFloat" not in second
+    assert first["ms"] > 0
+
+    def quantised(member):
+        kinds = [node.op_type for node in load(Graph(ctx.objects.get(member["onnx"]["sha256"]))).graph.node]
+        return kinds.count("QuantizeLinear")
+
+    assert quantised(bundle["members"][0]) > 0
+    monkeypatch.setattr(export, "KEPT", (0,))
+    monkeypatch.setattr(export, "loss", lambda p, reference, y, n: Loss(n, 0.0, 0.0))
+    whole = json.loads(ctx.objects.get(export.run(ctx, order(ctx, output, rows, precision="int8"))["bundle"]))
+    assert quantised(bundle["members"][0]) < quantised(whole["members"][0])

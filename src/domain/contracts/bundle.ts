@@ -32,6 +32,8 @@ export const ExportVariant = z.object({
   chosen: z.boolean(),
   /** why it may not be served; null: it may */
   refused: z.string().nullable(),
+  /** layers that stay in float32 because int8 lost too much with them; absent: none but those that always do */
+  keptFloat: z.number().int().positive().optional(),
 });
 export type ExportVariant = z.infer<typeof ExportVariant>;
 
