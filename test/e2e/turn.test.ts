@@ -5,6 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { TurnResult } from '../../src/domain/turnSummary.js';
 import { openCatalogReadOnly } from '../../src/platform/catalog/index.js';
+import { TEST_KEYS } from '../miner/vectors.js';
 import { photographs, resultOf, run, SMALL, start, temporaryHome, type Ran, type Running } from './support.js';
 
 const PATIENCE_MS = 600_000;
@@ -27,7 +28,12 @@ describe('flywheel up --once', () => {
   beforeAll(async () => {
     const folder = photographs(path.join(place.folder, 'data'));
     data = folder === null ? [] : ['--data', folder];
-    first = await run(['up', '--once', '--json', '--home', place.home, '--config', place.config, ...data]);
+    // An operator's own list of validators, as of a real network: the built-in one is not on it.
+    const metagraph = path.join(place.folder, 'metagraph.json');
+    writeFileSync(metagraph, JSON.stringify([{ uid: 0, hotkey: TEST_KEYS.validator.ss58, validatorPermit: true, stake: 1000 }]));
+    first = await run(['up', '--once', '--json', '--home', place.home, '--config', place.config, ...data], {
+      FLYWHEEL_METAGRAPH_FILE: metagraph,
+    });
     if (first.code !== 0) console.log(first.err, readFileSync(path.join(place.home, 'logs', 'worker.log'), 'utf8').slice(-4000));
     result = resultOf(first);
   });
@@ -36,6 +42,18 @@ describe('flywheel up --once', () => {
   it('ends with exit code 0 and one JSON object on the last line', () => {
     expect(first.code).toBe(0);
     expect(result.turn).toBe('turn-0001');
+  });
+
+  it('had its challenges answered, though the metagraph knows no built-in validator', async () => {
+    const catalog = await openCatalogReadOnly(path.join(place.home, 'catalog.db'));
+    try {
+      const { ss58Address } = JSON.parse(readFileSync(path.join(place.home, 'keys', 'validator.json'), 'utf8')) as { ss58Address: string };
+      const traffic = await catalog.traffic();
+      expect(traffic.length).toBeGreaterThanOrEqual(SMALL.traffic.challenges);
+      expect(new Set(traffic.map((row) => row.validator))).toEqual(new Set([ss58Address]));
+    } finally {
+      await catalog.close();
+    }
   });
 
   it('imported, mined, made, labelled and trained something', () => {
