@@ -180,7 +180,7 @@ describe('an axon that stops', () => {
     slow.write(request().subarray(0, 200));
     quick.write(request());
     await Promise.all([slow.connected(), quick.connected()]);
-    await axon.stop(1000);
+    await axon.stop(2000);
     await Promise.all([slow.closed, quick.closed]);
     expect([slow.answers, quick.answers]).toEqual([[], [{ status: 200, close: true }]]);
   });
