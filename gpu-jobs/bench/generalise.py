@@ -336,7 +336,7 @@ def main() -> None:
     parser.add_argument("--cache", default=str(Path(tempfile.gettempdir()) / "streetvision-bench-train"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=int(os.environ["OMP_NUM_THREADS"]))
-    parser.add_argument("--only", nargs="+", help="parts to run: final, both, pairs")
+    parser.add_argument("--only", nargs="+", help="parts to run (final, both, pairs), or ways by how they begin")
     args = parser.parse_args()
     cache, data = Path(args.cache), Path(args.data)
     if not (data / "labels.csv").is_file():
@@ -349,11 +349,16 @@ def main() -> None:
     kinds = ("val", *units(bench.photos))
     table: dict[str, Any] = {}
     for part, ways in Ways(bench).all().items():
-        if args.only is not None and not any(part == word or word in part.split() for word in args.only):
-            continue
+        wanted = [
+            name
+            for name in ways
+            if args.only is None or any(part == word or word in part.split() or name.startswith(word) for word in args.only)
+        ]
         base: dict[str, list[Array]] | None = None
         table[part] = {}
         for name, setting in ways.items():
+            if not wanted or (name != "plain" and name not in wanted):
+                continue
             found, behind = evaluate(bench.photos, setting, args.seeds, kinds, base, challenges=False)
             base = base or behind
             row = {kind: {"accuracy": round(found[kind]["accuracy"]["mean"], 4)} for kind in kinds}

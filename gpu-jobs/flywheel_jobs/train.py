@@ -410,6 +410,7 @@ class _Contest:
             raise BadInput(f"a class stands in {possible} group only: nothing can be chosen by folds. Import more sources.")
         self._fold = group_folds(groups, labels.tolist(), min(folds, possible), seed)
         self._tables = [member.rows(self._images, views, "contest") for member in members]
+        self._vote = prescribed(members) or [1 / len(members)] * len(members)
         self.everyone = np.ones(len(self._images), bool)
 
     def drop(self, providers: set[str]) -> None:
@@ -442,17 +443,17 @@ class _Contest:
 
         recipes = [(member.recipe, member.scale) for member in self._members if member.recipe is not None]
         chosen = [(recipe.strength if isinstance(recipe, Logistic) else recipe, scale) for recipe, scale in recipes]
-        return store(self._ctx.objects, *leave_places_out(self._images, learns, self._judges, self._tables, chosen, told))
+        return store(self._ctx.objects, *leave_places_out(self._images, learns, self._judges, self._tables, chosen, self._vote, told))
 
     def ablate(self, found_heads: list[tuple[Recipe, Judged, list[dict[str, Any]]]]) -> list[dict[str, Any]]:
-        """Every provider's images in and out of the training, judged on the same real images by the members' equal vote.
+        """Every provider's images in and out of the training, judged on the same real images by the members' vote (the recipe's, or
+        equal).
 
         A provider is left out when the Brier score with it is worse by more than HARM and the paired bootstrap by group
         agrees in HARM_CONFIDENCE of its resamples.
         """
         providers = sorted({str(name) for name in self._provider[self._is_learned]} - {""})
-        equal = [1 / len(self._members)] * len(self._members)
-        p_with = vote([judged.probabilities() for _, judged, _ in found_heads], equal)
+        p_with = vote([judged.probabilities() for _, judged, _ in found_heads], self._vote)
         rows = found_heads[0][1].rows
         found = []
         for number, provider in enumerate(providers):
@@ -477,7 +478,7 @@ class _Contest:
                     }
                 )
                 continue
-            p_without = vote(votes, equal)
+            p_without = vote(votes, self._vote)
             harm = ((p_with - rows.labels[:, None]) ** 2).mean(1) - ((p_without - rows.labels[:, None]) ** 2).mean(1)
             surely = _share_above(harm, rows.groups, self._seed)
             kept = not (harm.mean() > HARM and surely >= HARM_CONFIDENCE)
@@ -608,6 +609,12 @@ def weight_grid(members: int) -> list[tuple[float, ...]]:
     return [equal, *(tuple(step / 10 for step in one) for one in steps if sum(one) == 10)]
 
 
+def prescribed(members: Sequence[_Member]) -> list[float] | None:
+    """The recipe's weights of the vote, summing to 1, where every member has one."""
+    weights = [float(member.spec.get("recipeWeight") or 0) for member in members]
+    return [one / sum(weights) for one in weights] if all(weights) else None
+
+
 def _vote_weights(members: list[_Member], held: list[ImageRow], views: int, seed: int) -> tuple[list[float], dict[str, Any]]:
     """Weights of the soft vote, and what they were compared with on `validate`.
 
@@ -616,10 +623,10 @@ def _vote_weights(members: list[_Member], held: list[ImageRow], views: int, seed
     grid = weight_grid(len(members))
     truth, groups = _labels(held), np.array([row.group for row in held])
     alone = [member.probabilities(held, views, "validate") for member in members]
-    prescribed = [float(member.spec.get("recipeWeight") or 0) for member in members]
     kinds: dict[str, tuple[float, ...]] = {"equal": grid[0]}
-    if all(prescribed):
-        kinds["recipe"] = tuple(one / sum(prescribed) for one in prescribed)
+    recipe = prescribed(members)
+    if recipe is not None:
+        kinds["recipe"] = tuple(recipe)
 
     def losses(weights: Sequence[float]) -> Array:
         out: Array = ((vote(alone, weights) - truth[:, None]) ** 2).mean(1)

@@ -35,9 +35,10 @@ def leave_places_out(
     judges: NDArray[np.bool_],
     tables: Sequence[Rows],
     strengths: Sequence[tuple[float | Fit, float]],
+    weights: Sequence[float],
     progress: Callable[[int, int], None],
 ) -> tuple[list[dict[str, Any]], int]:
-    """Predictions on the photographs that judge, each by the equal vote of heads that learned without its place.
+    """Predictions on the photographs that judge, each by the vote (`weights`) of heads that learned without its place.
 
     `tables` are the rows' features for each member, view 0 the photograph itself; `strengths` each member's regularisation (or its
     own way to fit) and the factor of its logits, as chosen for the training itself. Places whose absence leaves one class only are not
@@ -59,7 +60,7 @@ def leave_places_out(
                 sigmoid(scale * _fit(table.take(learn), strength, start).logits(table.features[inside, 0]))
                 for table, (strength, scale), start in zip(tables, strengths, whole, strict=True)
             ]
-            predictions = vote(probabilities, [1 / len(tables)] * len(tables))
+            predictions = vote(probabilities, weights)
             for index, p in zip(np.flatnonzero(inside), predictions, strict=True):
                 row = rows[int(index)]
                 lines.append(

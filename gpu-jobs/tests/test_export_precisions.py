@@ -364,7 +364,7 @@ def test_unlabelled_images_get_predictions_and_no_metrics(world):
     assert len(ctx.objects.get_jsonl(found["predictions"])) == 4
 
 
-STAND_IN = '''#!{python}
+STAND_IN = """#!{python}
 import json, sys
 import numpy as np
 import onnxruntime
@@ -384,7 +384,7 @@ else:
     x = np.fromfile(given["loadInputs"].split(":", 1)[1], "<f4").reshape(shape)
     z = onnxruntime.InferenceSession(given["loadEngine"]).run(["logit"], {{"input": x}})[0] + {error}
     json.dump([{{"name": "logit", "dimensions": str(len(z)), "values": z.tolist()}}], open(given["exportOutput"], "w"))
-'''
+"""
 
 
 @pytest.fixture

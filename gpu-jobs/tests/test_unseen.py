@@ -42,7 +42,7 @@ def test_a_source_that_tells_the_label_by_itself_helps_nobody_once_it_is_left_ou
     everyone = np.ones(80, bool)
     labels = np.array([one.label for one in rows], np.int64)
     table = Rows(np.array(features, np.float32), labels, np.ones(80), np.array([one.group for one in rows]))
-    lines, places = leave_places_out(rows, everyone, everyone, [table], [(0.1, 1.0)], lambda done, total: None)
+    lines, places = leave_places_out(rows, everyone, everyone, [table], [(0.1, 1.0)], [1.0], lambda done, total: None)
     assert places == 2
     right = np.mean([(line["prediction"] > 0.5) == line["label"] for line in lines])
     assert right < 0.75  # the source alone gives 0.9 where it was seen
@@ -64,7 +64,7 @@ def test_what_was_made_from_a_place_is_left_out_with_it(ctx):
     labels = np.array([one.label for one in rows], np.int64)
     table = Rows(np.ones((5, 1, 2), np.float32), labels, np.ones(5), np.array([one.group for one in rows]))
     judges = np.array([not one.synthetic for one in rows])
-    lines, places = leave_places_out(rows, np.ones(5, bool), judges, [table], [(0.1, 1.0)], lambda done, total: None)
+    lines, places = leave_places_out(rows, np.ones(5, bool), judges, [table], [(0.1, 1.0)], [1.0], lambda done, total: None)
     assert places == 1
     assert {line["place"] for line in lines} == {"clip b"}
 
@@ -76,3 +76,21 @@ def test_the_training_tells_its_figure_for_every_real_photograph_it_may_judge_on
     judged = [one for one in raw if one["pool"] in ("train", "validate")]
     assert output["unseen"]["n"] == len(judged)
     assert output["unseen"]["places"] == len({one["group"] for one in judged})
+
+
+def test_the_vote_on_places_left_out_is_weighted_as_the_ensembles(ctx):
+    rng = np.random.default_rng(0)
+    rows = rows_of(ctx, [row(named(i + 1), i % 2, "train", f"clip-{i // 4}") for i in range(24)])
+    labels = np.array([one.label for one in rows], np.int64)
+    groups = np.array([one.group for one in rows])
+    tables = [Rows((rng.normal(size=(24, 1, 3)) + labels[:, None, None]).astype(np.float32), labels, np.ones(24), groups) for _ in "ab"]
+    everyone = np.ones(24, bool)
+
+    def predicted(some, weights):
+        lines, _ = leave_places_out(rows, everyone, everyone, some, [(0.1, 1.0)] * len(some), weights, lambda done, total: None)
+        return [line["prediction"] for line in lines]
+
+    alone = [np.array(predicted([table], [1.0])) for table in tables]
+    together = np.array(predicted(tables, [0.7, 0.3]))
+    assert np.abs(together - (0.7 * alone[0] + 0.3 * alone[1])).max() < 1e-5
+    assert np.abs(alone[0] - alone[1]).max() > 0.1

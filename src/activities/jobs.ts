@@ -144,7 +144,9 @@ export function jobActivities(deps: ActivityDeps) {
 
     async neighboursInput(input: { config: Digest; queries: Digest; corpus: Digest }): Promise<JobInput<'neighbours'>> {
       const { hardCases, training } = await configOf(deps, input.config);
-      return { queries: input.queries, corpus: input.corpus, k: hardCases.neighbours, member: training.members[0]! };
+      // what is near is told by the scene, whatever else the member's head sees
+      const member = { ...training.members[0]!, features: 'final' as const };
+      return { queries: input.queries, corpus: input.corpus, k: hardCases.neighbours, member };
     },
 
     async synthesizeInput(input: {
