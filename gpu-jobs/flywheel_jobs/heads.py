@@ -26,8 +26,6 @@ SHIFT_EVIDENCE = 40.0
 """independent images (see `evidence`) below which a calibration may not shift the boundary at all"""
 CUT_FOLDS, CUT_RESAMPLES, CUT_CONFIDENCE = 5, 1000, 0.95
 """the boundary moves when its out-of-fold gain is above 0 in this share of bootstrap resamples by group"""
-DENSE = 2048
-"""features up to which a head is fitted in the coordinates of its Hessian"""
 EPSILON = 1e-4
 """added to standard deviations: features that never vary stay harmless"""
 
@@ -90,47 +88,27 @@ def fit_head(
 
     x [n, d]; weights sum to 1; `start` only shortens the search; `scale` [d] as in `Rows`.
     """
-    from scipy.linalg import cholesky, solve_triangular
     from scipy.optimize import minimize
 
     exact: Array = np.asarray(x, np.float64)
     mean, deviation = standard(exact, weights, scale)
     z = (exact - mean) / deviation
     sign = 2.0 * y - 1.0
-    # The search runs in coordinates in which the objective is nearly round: those of its Hessian at 0 (z is centred, so that the bias
-    # stands alone there). A tenth of the steps then do; beyond DENSE features the factorisation would cost more than they.
-    root: Array | None = None
-    if z.shape[1] <= DENSE:
-        hessian = (z * (0.25 * weights)[:, None]).T @ z
-        hessian[np.diag_indices_from(hessian)] += strength
-        root = cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
-
-    def there(v: Array) -> Array:
-        out: Array = v if root is None else root.T @ v
-        return out
-
-    def back(u: Array) -> Array:
-        out: Array = u if root is None else solve_triangular(root, u, lower=True, trans=1, check_finite=False)
-        return out
 
     def objective(p: Array) -> tuple[float, Array]:
-        v = back(p[:-1])
-        margin = sign * (z @ v + 2.0 * p[-1])
-        loss = float(weights @ np.logaddexp(0, -margin) + 0.5 * strength * (v @ v))
+        margin = sign * (z @ p[:-1] + p[-1])
+        loss = float(weights @ np.logaddexp(0, -margin) + 0.5 * strength * (p[:-1] @ p[:-1]))
         slope = -sign * weights * sigmoid(-margin)
-        steep = z.T @ slope + strength * v
-        if root is not None:
-            steep = solve_triangular(root, steep, lower=True, check_finite=False)
-        return loss, np.append(steep, 2.0 * slope.sum())
+        return loss, np.append(z.T @ slope + strength * p[:-1], slope.sum())
 
     first = np.zeros(z.shape[1] + 1)
     if start is not None and start.weight.shape == (z.shape[1],):
-        first = np.append(there(start.weight * deviation), (start.bias + start.weight @ mean) / 2.0)
+        first = np.append(start.weight * deviation, start.bias + start.weight @ mean)
     found = minimize(
         objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-14, "gtol": 1e-7, "maxcor": 20}
     )
-    weight: Array = back(found.x[:-1]) / deviation
-    return Head(weight, float(2.0 * found.x[-1] - weight @ mean))
+    weight: Array = found.x[:-1] / deviation
+    return Head(weight, float(found.x[-1] - weight @ mean))
 
 
 def fit_scale(logits: Array, y: Labels, weights: Array, known: float, shift: bool = True) -> tuple[float, float]:

@@ -80,6 +80,24 @@ def test_the_fit_is_the_minimum_of_its_objective():
         assert objective(head.weight + rng.normal(size=6) * 1e-2, head.bias) > best
 
 
+@pytest.mark.parametrize("rows", [12, 200])  # fewer than half of the columns, and more
+def test_few_rows_with_many_columns_have_the_same_minimum(rows):
+    rng = np.random.default_rng(8)
+    y = np.arange(rows) % 2
+    x = (rng.normal(size=(rows, 60)) + 0.4 * y[:, None]).astype(np.float32)
+    w = np.full(rows, 1 / rows)
+    head = fit_head(x, y, w, 0.1)
+    warm = fit_head(x, y, w, 0.1, Head(np.linspace(-1, 1, 60), 0.5))
+    mean = w @ x.astype(float)
+    deviation = np.sqrt(w @ (x - mean) ** 2) + 1e-4
+    z, sign = (x - mean) / deviation, 2 * y - 1
+    v, bias = head.weight * deviation, head.bias + head.weight @ mean
+    slope = -sign * w / (1 + np.exp(sign * (z @ v + bias)))
+    assert np.abs(z.T @ slope + 0.1 * v).max() < 1e-6
+    assert abs(slope.sum()) < 1e-6
+    assert np.abs(head.weight - warm.weight).max() < 1e-5
+
+
 def test_a_smaller_scale_is_regularisation_over_its_square():
     x, y = blobs()
     w = np.full(len(y), 1 / len(y))
