@@ -21,11 +21,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import FAILURES, BadInput, Infrastructure, JobError, OutOfMemory, is_full, not_written, says_out_of_memory
 
+if TYPE_CHECKING:
+    from .objects import FileObjects
+
 CONTRACT_VERSION = 1
+CACHE_BYTES = 20_000_000_000
+"""of a bucket's objects on the local disk, where the spec does not say"""
 JOBS = {
     "challenges": "flywheel_jobs.challenges",
     "neighbours": "flywheel_jobs.neighbours",
@@ -69,6 +74,18 @@ def as_job_error(error: BaseException) -> JobError:
     return Infrastructure(f"unexpected failure: {text}. Finished parts were kept; see the traceback in the job's log.")
 
 
+def store(told: dict[str, Any], cache: Path) -> FileObjects:
+    """The object store that a spec names. A bucket is read through `<cache>/objects`."""
+    from .objects import FileObjects
+
+    if told["kind"] == "file":
+        return FileObjects(told["root"])
+    from .remote import Bucket, RemoteObjects
+
+    bucket = Bucket(told["bucket"], told.get("prefix", ""), told.get("endpoint"), told.get("region"))
+    return RemoteObjects(bucket, cache / "objects", int(told.get("cacheBytes", CACHE_BYTES)))
+
+
 @contextmanager
 def _alone(work_dir: Path) -> Iterator[None]:
     """One process a folder: two would write over each other's checkpoints. The lock ends with the process."""
@@ -105,7 +122,7 @@ def run(spec_path: str) -> int:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
     from .context import JobContext
-    from .objects import FileObjects, canonical_json, write_atomic
+    from .objects import canonical_json, write_atomic
     from .progress import Progress, catch_sigterm
 
     result_file, mark_file = spec.work_dir / "result.json", spec.work_dir / "spec.sha256"
@@ -120,7 +137,7 @@ def run(spec_path: str) -> int:
                 return 0
             write_atomic(mark_file, mark.encode())
             try:
-                objects, progress = FileObjects(spec.objects_root), Progress(spec.work_dir)
+                objects, progress = store(spec.objects, spec.cache_dir), Progress(spec.work_dir)
                 context = JobContext(objects, spec.cache_dir, spec.work_dir, spec.threads, progress, spec.batch_divisor)
                 job: Callable[[JobContext, dict[str, Any]], dict[str, Any]] = importlib.import_module(JOBS[spec.job]).run
                 output = job(context, spec.input)

@@ -79,7 +79,11 @@ def _finding(image: str, kind: str, message: str, unusable: bool = False, other:
 def _of_manifest(ctx: JobContext, digest: str) -> Iterator[tuple[str, Path, dict[str, Any] | None]]:
     for number, raw in enumerate(ctx.objects.get_jsonl(digest), 1):
         validate("image-row", raw, f"row {number} of the manifest")
-        yield raw["digest"], ctx.objects.path(raw["digest"]), raw
+        try:
+            path = ctx.objects.local(raw["digest"])
+        except BadInput:  # no such object: told as a finding
+            path = ctx.objects.path(raw["digest"])
+        yield raw["digest"], path, raw
 
 
 def _of_folder(folder: str) -> Iterator[tuple[str, Path, dict[str, Any] | None]]:

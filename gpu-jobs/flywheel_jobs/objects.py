@@ -69,6 +69,10 @@ class FileObjects:
             raise BadInput(f"not a SHA-256 digest in lower-case hex: {digest!r}. Correct the reference in the job's input.")
         return self.root / digest[:2] / digest
 
+    def local(self, digest: str) -> Path:
+        """A file with the object's bytes, for whoever can not take them from memory; missing where the object is."""
+        return self.path(digest)
+
     @property
     def derived(self) -> Path:
         """A part of the store for what can be computed again (features): shared by all machines, named by its readers, no object,

@@ -11,6 +11,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from .context import JobContext
@@ -77,6 +78,7 @@ class ShardedObjects(FileObjects):
     def __init__(self, base: FileObjects, index: str) -> None:
         """Raises BadInput when `index` is no index of the `pack` job."""
         super().__init__(base.root)
+        self._base = base
         told = base.get_json(index)
         if not isinstance(told, dict) or told.get("format") != FORMAT:
             raise BadInput(f"object {index} is no index of tar shards ({FORMAT}). Give the `index` of a pack job.")
@@ -92,23 +94,29 @@ class ShardedObjects(FileObjects):
         return {tar for tar, _, _ in self._place.values()}
 
     def has(self, digest: str) -> bool:
-        return digest in self._place or super().has(digest)
+        return digest in self._place or self._base.has(digest)
+
+    def put(self, data: bytes) -> str:
+        return self._base.put(data)
+
+    def local(self, digest: str) -> Path:
+        return self._base.local(digest)
 
     def get(self, digest: str) -> bytes:
         place = self._place.get(digest)
         if place is None:
-            return super().get(digest)
+            return self._base.get(digest)
         tar, offset, size = place
         try:
             data = os.pread(self._descriptor(tar), size, offset)
         except OSError:
             data = b""
         # a shard that is gone or damaged: the image may still be there by itself
-        return data if sha256(data) == digest else super().get(digest)
+        return data if sha256(data) == digest else self._base.get(digest)
 
     def _descriptor(self, tar: str) -> int:
         if self._owner != os.getpid():  # a worker process opens its own
             self._open, self._owner = {}, os.getpid()
         if tar not in self._open:
-            self._open[tar] = os.open(self.path(tar), os.O_RDONLY | os.O_CLOEXEC)
+            self._open[tar] = os.open(self.local(tar), os.O_RDONLY | os.O_CLOEXEC)
         return self._open[tar]

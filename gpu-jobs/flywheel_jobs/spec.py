@@ -63,7 +63,8 @@ class Spec:
 
     job: str
     name: str
-    objects_root: Path
+    objects: dict[str, Any]
+    """where the objects are, see `store`"""
     cache_dir: Path
     work_dir: Path
     threads: int
@@ -83,7 +84,7 @@ class Spec:
         return cls(
             job=raw["job"],
             name=raw["name"],
-            objects_root=Path(raw["objects"]["root"]),
+            objects=raw["objects"],
             cache_dir=Path(raw["cacheDir"]),
             work_dir=Path(raw["workDir"]),
             threads=int(raw["threads"]),

@@ -614,6 +614,23 @@ export type JobInput<K extends JobKind> = z.infer<(typeof JOBS)[K]['input']>;
 export type JobOrder<K extends JobKind> = z.input<(typeof JOBS)[K]['input']>;
 export type JobOutput<K extends JobKind> = z.infer<(typeof JOBS)[K]['output']>;
 
+/** Where a job's objects are. Credentials of a bucket come from the job's environment, never from here. */
+export const ObjectPlace = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('file'), root: z.string() }),
+  z.object({
+    kind: z.literal('s3'),
+    bucket: z.string().min(1),
+    /** of every key, with its slash at the end */
+    prefix: z.string().default(''),
+    /** null: AWS itself */
+    endpoint: z.string().url().nullable().default(null),
+    region: z.string().nullable().default(null),
+    /** of the local cache that objects are read through */
+    cacheBytes: z.number().int().positive().default(20_000_000_000),
+  }),
+]);
+export type ObjectPlace = z.infer<typeof ObjectPlace>;
+
 /** What `flywheel-job run` reads. */
 export const JobSpec = z.object({
   version: z.literal(JOB_CONTRACT_VERSION),
@@ -632,8 +649,8 @@ export const JobSpec = z.object({
   ]),
   /** the workflow id that owns it: adopt by this name, never launch twice */
   name: z.string(),
-  /** content-addressed object store: `<root>/<first two hex>/<digest>`; other kinds (S3) come behind the same field */
-  objects: z.object({ kind: z.literal('file'), root: z.string() }),
+  /** content-addressed object store: `<root>/<first two hex>/<digest>`, or the same keys in a bucket */
+  objects: ObjectPlace,
   /** caches that outlive the job (features by image, backbone and transform digest) */
   cacheDir: z.string(),
   /** the job's own folder: checkpoint, progress.jsonl, result.json */
