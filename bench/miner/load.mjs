@@ -1,11 +1,11 @@
 // The client of the benchmark, a process of its own: requests signed beforehand, plain sockets, the least work while it
-// measures. The same for our axon and the reference. Reads one JSON job from the command line, prints one JSON line.
+// measures. The same for our axon and the reference. Reads one JSON job from standard input, prints one JSON line.
 // Closed loop: `connections` at once, each asks again when it was answered. Open loop: `arrivals` in ms, whatever the
-// server does; latency then counts from the time a request was due, so that a slow server cannot slow the questions down.
+// server does. Timers are coarse: a request goes out up to a millisecond or two after it was due, and when it did is told in
+// `sentAt`, which is what an ideal queue is to be fed with; how late it was is told as well.
 import { readdirSync, readFileSync } from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
-import { setImmediate } from 'node:timers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { newKey, summary } from './common.mjs';
 
@@ -178,30 +178,35 @@ if (job.arrivals === undefined) {
   for (const one of all) one.socket.destroy();
 } else {
   const { arrivals } = job;
-  const idle = [];
+  const idle = await Promise.all(Array.from({ length: 4 }, () => new Connection().open()));
+  // Signed beforehand, each for the moment when it is due: the client shares the machine with the server that it measures.
+  const start = now() + BigInt(arrivals.length) * 400_000n;
+  const ready = arrivals.map((at, i) => make(i, uuidOf(), start + BigInt(Math.round(at * 1e6))));
   counting = true;
+  const under = new Set();
+  const sentAt = [];
+  const lateMs = [];
+  await sleep(Number(start - now()) / 1e6);
   process.stdout.write(`${JSON.stringify({ measuring: true })}\n`);
   const began = performance.now();
-  const under = new Set();
   const cpu = process.cpuUsage();
-  let behind = 0;
   for (const [i, at] of arrivals.entries()) {
     const wait = began + at - performance.now();
-    // Timers are coarse; the last millisecond is waited for by turns of the event loop.
-    if (wait > 1.5) await sleep(wait - 1);
-    while (performance.now() < began + at) await new Promise((resolve) => setImmediate(resolve));
-    behind = Math.max(behind, performance.now() - began - at);
-    const work = (async () => {
-      // As the real client: a connection is opened when one is needed, and kept.
-      let one = idle.pop();
-      while (one?.closed === true) one = idle.pop();
-      one ??= await new Connection(uuidOf()).open();
-      const fresh = now();
-      one.nonce = fresh > one.nonce ? fresh : one.nonce + 1n;
-      await one.send(make(i, one.uuid, one.nonce));
-      latencies[i] = performance.now() - began - at;
-      if (one.closed !== true) idle.push(one);
-    })().finally(() => under.delete(work));
+    if (wait > 0) await sleep(wait);
+    // As the real client: a connection is opened when one is needed, and kept.
+    let one = idle.pop();
+    while (one?.closed === true) one = idle.pop();
+    one ??= await new Connection().open();
+    const sent = performance.now();
+    sentAt.push(sent - began);
+    lateMs.push(sent - began - at);
+    const work = one
+      .send(ready[i])
+      .then(() => {
+        latencies[i] = performance.now() - sent;
+        if (one.closed !== true) idle.push(one);
+      })
+      .finally(() => under.delete(work));
     under.add(work);
   }
   await Promise.all(under);
@@ -211,7 +216,8 @@ if (job.arrivals === undefined) {
   result = {
     requests: latencies.length,
     seconds: (performance.now() - began) / 1000,
-    mostBehindMs: behind,
+    sentLateMs: summary(lateMs),
+    sentAt: job.keep ? sentAt : undefined,
     clientCpuS: (used.user + used.system) / 1e6,
   };
   for (const one of idle) one.socket.destroy();

@@ -204,7 +204,7 @@ export function jobActivities(deps: ActivityDeps) {
         seed: input.seed,
         ...config.export,
         gates: GateThresholds.parse(config.gates),
-        // what the miner of this configuration gives each of its processes: speeds are compared with that
+        // what the miner of this configuration gives a process that runs a large model: speeds are compared with that
         servingThreads: deriveSizes(config.miner.processes, config.miner.threads).threads,
       };
     },

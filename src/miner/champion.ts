@@ -7,14 +7,14 @@
  */
 import { watch, promises as fs, type FSWatcher } from 'node:fs';
 import path from 'node:path';
-import { Bundle } from '../domain/contracts/bundle.js';
+import type { Bundle } from '../domain/contracts/bundle.js';
 import type { Digest } from '../domain/contracts/common.js';
 import { ChampionPointer, ShadowOrder } from '../domain/contracts/miner.js';
 import { parseJson } from '../platform/fsutil.js';
-import { BUNDLE_FILE } from '../platform/inference/bundle.js';
+import { peekBundle } from '../platform/inference/bundle.js';
 import { availableBytes, bundleNeedsBytes, RESERVE_BYTES } from '../platform/inference/memory.js';
 import type { LeftOut } from '../platform/inference/messages.js';
-import { deriveSizes, InferencePool, type Pool, type PoolLogger, type PoolOptions } from '../platform/inference/pool.js';
+import { deriveSizes, InferencePool, largestGraphBytes, type Pool, type PoolLogger, type PoolOptions } from '../platform/inference/pool.js';
 import type { Provider } from '../platform/inference/providers.js';
 import { ShadowLane } from './shadow.js';
 import type { z } from 'zod';
@@ -294,12 +294,11 @@ export class ModelHost {
    * Frees memory for a bundle until it fits: the shadow goes first, then the previous champion.
    * @throws NoRoomError when it does not fit beside the champion even then
    */
-  private async makeRoom(digest: string, processes: number, what: 'champion' | 'shadow'): Promise<void> {
-    const file = path.join(this.options.home, 'bundles', digest, BUNDLE_FILE);
-    const text = await readText(file);
+  private async makeRoom(digest: string, processesOf: (bundle: Bundle) => number, what: 'champion' | 'shadow'): Promise<void> {
+    const bundle = await peekBundle(path.join(this.options.home, 'bundles', digest));
     // What is wrong with the bundle itself is told by the process that verifies it.
-    const bundle = text === null ? null : Bundle.safeParse(safeJson(text)).data;
-    if (bundle === undefined || bundle === null) return;
+    if (bundle === null) return;
+    const processes = processesOf(bundle);
     const need = bundleNeedsBytes(bundle, processes);
     const fits = async (): Promise<boolean> => {
       // Memory of what was evicted is only free when its processes are gone.
@@ -321,7 +320,7 @@ export class ModelHost {
 
   private async loadShadow(order: ShadowOrder, text: string): Promise<void> {
     try {
-      await this.makeRoom(order.digest, 1, 'shadow');
+      await this.makeRoom(order.digest, () => 1, 'shadow');
       const pool = await this.startPool({
         bundleDir: path.join(this.options.home, 'bundles', order.digest),
         digest: order.digest,
@@ -361,7 +360,11 @@ export class ModelHost {
 
   private async load(digest: string): Promise<Pool> {
     const { home, processes, threads, onLeftOut } = this.options;
-    await this.makeRoom(digest, deriveSizes(processes, threads).processes, 'champion');
+    await this.makeRoom(
+      digest,
+      (bundle) => deriveSizes(processes, threads, { graphBytes: largestGraphBytes(bundle) }).processes,
+      'champion',
+    );
     return this.startPool({
       bundleDir: path.join(home, 'bundles', digest),
       digest,
@@ -419,14 +422,6 @@ export class ModelHost {
       previous?.pool.stop(graceMs),
       ...this.retiring,
     ]);
-  }
-}
-
-function safeJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
   }
 }
 

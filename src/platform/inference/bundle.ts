@@ -36,6 +36,15 @@ function parseBundle(bytes: Uint8Array, name: string): Bundle {
   return bundle;
 }
 
+/** The bundle as its file says, without verifying anything: to plan with. null when it cannot be read. */
+export async function peekBundle(dir: string): Promise<Bundle | null> {
+  try {
+    return Bundle.parse(JSON.parse(await fs.readFile(path.join(dir, BUNDLE_FILE), 'utf8')));
+  } catch {
+    return null;
+  }
+}
+
 /**
  * Reads a bundle folder and verifies the size and SHA-256 of every file it names.
  * @param expected digest of bundle.json; given, that is verified too. A folder named by a digest is held to its name
