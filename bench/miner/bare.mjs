@@ -49,7 +49,9 @@ if (arrivals !== undefined) {
   }
   const used = process.cpuUsage(cpu);
   const total = process.cpuUsage();
-  process.stdout.write(`${JSON.stringify({ images: ms.length, ms, cpuS: (used.user + used.system) / 1e6, allCpuS: (total.user + total.system) / 1e6 })}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ images: ms.length, ms, cpuS: (used.user + used.system) / 1e6, allCpuS: (total.user + total.system) / 1e6 })}\n`,
+  );
   process.exit(0);
 }
 const began = performance.now();

@@ -20,7 +20,7 @@ export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 export const note = (text) => process.stderr.write(`${text}\n`);
 
 const children = new Set();
-/** Starts a process, on one core where asked and possible; it ends with the benchmark. */
+/** Starts a process, on the cores asked for (a number or a list as `taskset` takes it) where possible; it ends with the benchmark. */
 export function start(command, args, { core = null, env = {}, stdin = 'ignore' } = {}) {
   const pinned = core === null || taskset === null ? [command, args] : [taskset, ['-c', String(core), command, ...args]];
   const child = spawn(pinned[0], pinned[1], { stdio: [stdin, 'pipe', 'inherit'], env: { ...process.env, ...env } });
