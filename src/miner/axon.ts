@@ -384,11 +384,17 @@ function tooMany(): Refusal {
 }
 
 /**
- * An answer of a stopping axon says that its connection ends with it. Not while the body still comes: closed under a sender,
- * the connection would be reset and the answer lost.
+ * An answer of a stopping axon says that its connection ends with it, as one does to a client that asked for that. Not while
+ * the body still comes: closed under a sender, the connection would be reset and the answer lost. It is closed afterwards.
  */
 function lastOne(response: ServerResponse, { leftMs }: Pick<Handling, 'leftMs'>): void {
-  if (Number.isFinite(leftMs()) && response.req.complete) response.shouldKeepAlive = false;
+  const { req: request } = response;
+  if (request.complete) {
+    if (Number.isFinite(leftMs())) response.shouldKeepAlive = false;
+  } else if (!response.shouldKeepAlive) {
+    response.shouldKeepAlive = true;
+    request.once('end', () => request.socket.end());
+  }
 }
 
 /** The ping has no image, and is answered as by the reference: with itself, and what became of it. */

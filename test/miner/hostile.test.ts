@@ -230,6 +230,20 @@ describe('slow and broken clients', () => {
     expect(await metric('miner_requests_total{outcome="failed"}')).toBe(0);
   });
 
+  it('that want the connection closed are heard out first: a reset under the sender would cost it the refusal', async () => {
+    const socket = dial();
+    let text = '';
+    socket.on('data', (piece: Buffer) => (text += piece.toString('latin1')));
+    let closed = false;
+    socket.once('close', () => (closed = true));
+    socket.write(head({ connection: 'close', 'content-length': '1000' }) + 'A'.repeat(500));
+    await expect.poll(() => text, { timeout: 10_000 }).toMatch(/^HTTP\/1\.1 401/);
+    await sleep(200);
+    expect(closed).toBe(false);
+    socket.write('A'.repeat(500));
+    await expect.poll(() => closed, { timeout: 10_000 }).toBe(true);
+  });
+
   it('that hold every connection open are pushed out by genuine ones', async () => {
     const crowded = await startMiner({ maxConnections: 20 });
     const asker = connectDendrite({ hotkey: crowded.validator });
