@@ -117,8 +117,11 @@ def run(spec_path: str) -> int:
         print(f"flywheel-job: {error}", file=sys.stderr)
         _report_unusable_spec(spec_path, error, time.monotonic() - started)
         return error.exit_code
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         os.environ[variable] = str(spec.threads)
+    # numpy's products are small here (heads), and its threads wait for each other by spinning: on a machine that also serves, a job of
+    # 2 s of computing took 45. torch and onnxruntime have threads of their own
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
     from .context import JobContext
