@@ -46,6 +46,11 @@ def whole(file: Path) -> None:
         raise AssertionError(f"{file} is of a kind that this test does not know: say how it is known to be whole")
 
 
+def paths(root: Path) -> set[Path]:
+    """Every file in store, cache and work folder, those being written among them."""
+    return {path for part in ("objects", "cache", "work") for path in (root / part).rglob("*")}
+
+
 def check(root: Path) -> int:
     """Everything that a killed job left in store, cache and work folder; the number of files looked at."""
     count = 0
@@ -77,16 +82,15 @@ def test_a_job_killed_at_random_moments_leaves_nothing_that_only_looks_whole_and
     file.write_text(json.dumps(spec))
     moments = random.Random(1)
     killed, looked_at = 0, 0
-    for _ in range(5):
+    for _ in range(3):
         with (tmp_path / "log").open("ab") as log:
             command = [sys.executable, "-m", "flywheel_jobs.cli", "run", str(file)]
             job = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        began, lines = time.monotonic(), tmp_path / "work" / "progress.jsonl"
-        before = lines.stat().st_size if lines.exists() else 0
-        # from the first word of progress on, so that a busy machine does not kill the start alone
-        while job.poll() is None and (not lines.exists() or lines.stat().st_size == before) and time.monotonic() - began < 60:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 1.2))
+        # at a moment when something is being written: that is when a file could look whole and not be
+        before, wanted, end = paths(tmp_path), moments.randint(1, 5), time.monotonic() + 60
+        while job.poll() is None and len(paths(tmp_path) - before) < wanted and time.monotonic() < end:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.02))
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
             killed += 1
