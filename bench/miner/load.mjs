@@ -224,5 +224,6 @@ if (job.arrivals === undefined) {
 }
 process.stdout.write(
   `${JSON.stringify({ ...result, statuses, lost, failures, overDeadline: latencies.filter((ms) => ms > timeoutS * 1000).length, latencyMs: summary(latencies), latencies: job.keep ? latencies : undefined })}\n`,
+  // a pipe takes no more than 64 KiB at once: what is not read yet would be lost
+  () => process.exit(0),
 );
-process.exit(0);
