@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -62,15 +63,19 @@ def measure(root: Path, asked: argparse.Namespace) -> dict[str, Any]:
         "incremental": {"replay": 1, "epochs": asked.again, "keepChoicesBelow": 0.5},
     }
 
-    def timed(job: Any, images: list[dict[str, Any]], parent: str | None) -> tuple[float, dict[str, Any]]:
-        began = time.monotonic()
-        output = train.run(job, {**base, "snapshot": job.objects.put_jsonl(images), "initFrom": parent})
-        return time.monotonic() - began, output
+    def cpu() -> float:
+        every = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(one.ru_utime + one.ru_stime for one in every)
 
-    _, first = timed(home, old, None)
+    def timed(job: Any, images: list[dict[str, Any]], parent: str | None) -> tuple[float, float, dict[str, Any]]:
+        began, used = time.monotonic(), cpu()
+        output = train.run(job, {**base, "snapshot": job.objects.put_jsonl(images), "initFrom": parent})
+        return time.monotonic() - began, cpu() - used, output
+
+    _, _, first = timed(home, old, None)
     # the same images from scratch, and from the parent on the machine that trained it
-    scratch, whole = timed(ctx, everything, None)
-    again, more = timed(home, everything, first["trained"])
+    scratch, scratch_cpu, whole = timed(ctx, everything, None)
+    again, again_cpu, more = timed(home, everything, first["trained"])
     return {
         "bench": "incremental",
         "images": len(learned),
@@ -79,6 +84,9 @@ def measure(root: Path, asked: argparse.Namespace) -> dict[str, Any]:
         "fromScratchSeconds": round(scratch, 1),
         "retrainSeconds": round(again, 1),
         "share": round(again / scratch, 3),
+        # what a busy machine does not change
+        "cpuSeconds": {"fromScratch": round(scratch_cpu, 1), "retrain": round(again_cpu, 1)},
+        "cpuShare": round(again_cpu / scratch_cpu, 3),
         "goal": 0.1,
         "steps": {"fromScratch": whole["members"][0]["fineTune"]["steps"], "retrain": more["members"][0]["fineTune"]["steps"]},
         "retention": more["retention"],
