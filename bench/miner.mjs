@@ -453,13 +453,22 @@ async function soak() {
   const miner = await startMiner(homeWith('demo').home);
   const memory = [];
   const began = performance.now();
-  const timer = setInterval(() => memory.push([(performance.now() - began) / 3_600_000, usage(miner.pid).rssMiB]), 2000);
+  const timer = setInterval(() => {
+    const { rssMiB, ownRssMiB } = usage(miner.pid);
+    memory.push([(performance.now() - began) / 3_600_000, rssMiB, ownRssMiB]);
+  }, 2000);
   const run = await poissonRun(miner, 'demo', 0.5, seconds, 41);
   clearInterval(timer);
   await miner.stop();
   const steady = memory.slice(Math.floor(memory.length / 4));
   const perHour = slope(steady);
-  figures.soak = { seconds, ...shown(run), rssMiB: { first: steady[0]?.[1], last: steady.at(-1)?.[1], slopeMiBAnHour: perHour } };
+  const front = steady.map(([at, , own]) => [at, own]);
+  figures.soak = {
+    seconds,
+    ...shown(run),
+    rssMiB: { first: steady[0]?.[1], last: steady.at(-1)?.[1], slopeMiBAnHour: perHour },
+    frontRssMiB: { first: front[0]?.[1], last: front.at(-1)?.[1], slopeMiBAnHour: slope(front) },
+  };
   goal('soak: memory slope', `${perHour.toFixed(1)} MiB/h`, '< 60 MiB/h', perHour < 60);
   goal('soak: requests lost', run.lost, '0', run.lost === 0);
 }
