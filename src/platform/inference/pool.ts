@@ -375,7 +375,6 @@ export class InferencePool {
       options.engineCache,
     );
     mine = child;
-    await this.place(slot, child);
     if (this.abort.signal.aborted) {
       await child.end();
       return;
@@ -388,6 +387,8 @@ export class InferencePool {
     if (child.passedOver.length > 0)
       options.logger.info({ provider: child.provider, passedOver: child.passedOver }, 'execution provider chosen');
     if (this.perImageMs === 0) this.perImageMs = child.perImageMs;
+    // Only now that its end would be told: it may die while it is bound.
+    await this.place(slot, child);
     this.pump();
   }
 
