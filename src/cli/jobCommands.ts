@@ -20,7 +20,7 @@ import { ensurePython } from '../platform/python/env.js';
 import type { CommandContext, CommonOptions } from './context.js';
 import { InterruptedError } from './exit.js';
 import { askBundle, findBundle } from './simulate/answers.js';
-import { fromFolder, fromPool } from './simulate/challenges.js';
+import { fromFolder, fromPool, rowOf } from './simulate/challenges.js';
 
 export interface ImportCheckOptions extends CommonOptions {
   minSide?: number;
@@ -193,22 +193,8 @@ export async function embedCommand(context: CommandContext, options: EmbedOption
     const scan = await scanDataset(options.data);
     const read = await readImages(scan.rows, objects, { onProgress: (done, total) => stage.update({ done, total }) });
     stage.done(`${read.images.length} images`);
-    const rows = sorted(
-      read.images.map(({ digest, label, group, source, width, height }): ImageRow => ({
-        digest,
-        label,
-        group,
-        source,
-        width,
-        height,
-        truth: 'truth',
-        pool: 'traffic', // of no split: nothing is learned here
-        parents: [],
-        provider: null,
-        intent: null,
-        weight: 1,
-      })),
-    );
+    // of no split: nothing is learned here
+    const rows = sorted(read.images.map((image) => rowOf(image, 'traffic')));
     const out = await job(
       context,
       'embed',

@@ -6,7 +6,7 @@ import { z } from 'zod';
 import {
   AugmentationOptions,
   ExportOptions,
-  FineTuneExtras,
+  FineTuneOptions,
   HeadOptions,
   IncrementalOptions,
   LoaderOptions,
@@ -75,16 +75,7 @@ export const FlywheelConfig = z
       views: z.number().int().min(0),
       folds: z.number().int().min(2),
       maxSyntheticShare: z.number().min(0).max(1),
-      fineTune: z.object({
-        mode: z.enum(['auto', 'never', 'always']),
-        gate: z.number().min(0).max(1),
-        epochs: z.number().int().positive(),
-        batch: z.number().int().positive(),
-        backboneLr: z.number().positive(),
-        headLr: z.number().positive(),
-        maxSeconds: z.number().positive(),
-        ...FineTuneExtras,
-      }),
+      fineTune: FineTuneOptions,
       /** these and their defaults: see the train job's contract */
       head: HeadOptions.prefault({}),
       sampling: SamplingOptions.prefault({}),

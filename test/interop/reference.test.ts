@@ -6,12 +6,13 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/cli/exit.js';
 import { main } from '../../src/cli/main.js';
 import { createHotkey } from '../../src/platform/bittensor/keys.js';
 import { choosePort } from '../../src/platform/network.js';
 import { greyJpeg } from '../support/images.js';
+import { captureTerminal } from '../support/terminal.js';
 
 let folder: string;
 let url: string;
@@ -62,17 +63,10 @@ afterAll(async () => {
 
 async function simulate(key: string): Promise<{ code: number; out: string; err: string }> {
   let [out, err] = ['', ''];
-  const capture =
-    (add: (text: string) => void) =>
-    (text: unknown, ...more: unknown[]) => {
-      add(String(text));
-      (more.find((item) => typeof item === 'function') as (() => void) | undefined)?.();
-      return true;
-    };
-  const spies = [
-    vi.spyOn(process.stdout, 'write').mockImplementation(capture((text) => (out += text))),
-    vi.spyOn(process.stderr, 'write').mockImplementation(capture((text) => (err += text))),
-  ];
+  const spies = captureTerminal(
+    (text) => (out += text),
+    (text) => (err += text),
+  );
   try {
     const code = await main([
       ...['simulate', '--home', path.join(folder, 'home'), '--data', path.join(folder, 'data'), '--url', url, '--axon-hotkey', hotkey],

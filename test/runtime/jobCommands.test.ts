@@ -7,6 +7,7 @@ import { EXIT } from '../../src/cli/exit.js';
 import { main } from '../../src/cli/main.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
+import { captureTerminal } from '../support/terminal.js';
 
 let folder: string;
 let data: string;
@@ -31,15 +32,10 @@ let out = '';
 let err = '';
 beforeEach(() => {
   [out, err] = ['', ''];
-  const capture =
-    (add: (text: string) => void) =>
-    (text: unknown, ...more: unknown[]) => {
-      add(String(text));
-      (more.find((item) => typeof item === 'function') as (() => void) | undefined)?.();
-      return true;
-    };
-  vi.spyOn(process.stdout, 'write').mockImplementation(capture((text) => (out += text)));
-  vi.spyOn(process.stderr, 'write').mockImplementation(capture((text) => (err += text)));
+  captureTerminal(
+    (text) => (out += text),
+    (text) => (err += text),
+  );
 });
 afterEach(() => {
   vi.restoreAllMocks();

@@ -11,6 +11,7 @@ import { createHotkey } from '../../src/platform/bittensor/keys.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
 import { startMiner, type TestMiner } from '../support/miner.js';
+import { captureTerminal } from '../support/terminal.js';
 
 let folder: string;
 let data: string;
@@ -39,15 +40,10 @@ let out = '';
 let err = '';
 beforeEach(() => {
   [out, err] = ['', ''];
-  const capture =
-    (add: (text: string) => void) =>
-    (text: unknown, ...more: unknown[]) => {
-      add(String(text));
-      (more.find((item) => typeof item === 'function') as (() => void) | undefined)?.();
-      return true;
-    };
-  vi.spyOn(process.stdout, 'write').mockImplementation(capture((text) => (out += text)));
-  vi.spyOn(process.stderr, 'write').mockImplementation(capture((text) => (err += text)));
+  captureTerminal(
+    (text) => (out += text),
+    (text) => (err += text),
+  );
 });
 afterEach(() => {
   vi.restoreAllMocks();

@@ -6,7 +6,7 @@ import type { ImageRow, Pool } from '../../domain/contracts/common.js';
 import { BadInputError } from '../../domain/errors.js';
 import type { ProfileName } from '../../domain/profiles/index.js';
 import { openCatalogReadOnly } from '../../platform/catalog/index.js';
-import { readImages, scanDataset } from '../../platform/dataset/index.js';
+import { readImages, scanDataset, type ReadImage } from '../../platform/dataset/index.js';
 import { runJobHere } from '../../platform/gpu/here.js';
 import type { FileObjectStore } from '../../platform/objects/index.js';
 import { ensurePython } from '../../platform/python/env.js';
@@ -112,20 +112,12 @@ export async function fromFolder(
       );
   }
   return {
-    images: kept.map(({ digest, label, group, source, width, height }): ImageRow => ({
-      digest,
-      label,
-      group,
-      source,
-      width,
-      height,
-      truth: 'truth',
-      pool: 'test',
-      parents: [],
-      provider: null,
-      intent: null,
-      weight: 1,
-    })),
+    images: kept.map((image) => rowOf(image, 'test')),
     from: `${data}${notes.length > 0 ? ` (${notes.join(', ')})` : ''}`,
   };
+}
+
+/** A photograph of a folder as a row of a manifest. */
+export function rowOf({ digest, label, group, source, width, height }: ReadImage, pool: ImageRow['pool']): ImageRow {
+  return { digest, label, group, source, width, height, truth: 'truth', pool, parents: [], provider: null, intent: null, weight: 1 };
 }

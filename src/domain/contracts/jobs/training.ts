@@ -128,6 +128,21 @@ export const FineTuneExtras = {
   checkpointSeconds: z.number().min(0).default(30),
 };
 
+/** How the backbone itself is trained on. */
+export const FineTuneOptions = z.object({
+  mode: z.enum(['auto', 'never', 'always']),
+  /** `auto`: fine-tune when the probe's accuracy on `validate` is below this */
+  gate: z.number().min(0).max(1),
+  epochs: z.number().int().positive(),
+  batch: z.number().int().positive(),
+  /** learning rate of the last layers of the backbone */
+  backboneLr: z.number().positive(),
+  headLr: z.number().positive(),
+  /** wall-clock cap; the best weights so far are kept */
+  maxSeconds: z.number().positive(),
+  ...FineTuneExtras,
+});
+
 export const TrainInput = z.object({
   /** manifest: pools train, traffic (labelled), calibrate, validate. A `test` row is refused */
   snapshot: Digest,
@@ -136,19 +151,7 @@ export const TrainInput = z.object({
   initFrom: Digest.nullable(),
   /** augmented views of each training image through the validator's own challenge augmentation */
   views: z.number().int().min(0),
-  fineTune: z.object({
-    mode: z.enum(['auto', 'never', 'always']),
-    /** `auto`: fine-tune when the probe's accuracy on `validate` is below this */
-    gate: z.number().min(0).max(1),
-    epochs: z.number().int().positive(),
-    batch: z.number().int().positive(),
-    /** learning rate of the last layers of the backbone */
-    backboneLr: z.number().positive(),
-    headLr: z.number().positive(),
-    /** wall-clock cap; the best weights so far are kept */
-    maxSeconds: z.number().positive(),
-    ...FineTuneExtras,
-  }),
+  fineTune: FineTuneOptions,
   head: HeadOptions.prefault({}),
   sampling: SamplingOptions.prefault({}),
   augmentation: AugmentationOptions.prefault({}),
