@@ -193,6 +193,10 @@ class Extractor:
                 final[index, view], mid[index, view] = self._store[(digest, view)]
         return Features(final, mid)
 
+    def keep(self, digests: Sequence[str], final: Floats, mid: Floats) -> None:
+        """Keeps features [n, d] of the images as they are (view 0), computed elsewhere by these very weights."""
+        self._store.add([(digest, 0) for digest in digests], final, mid)
+
     def _compute(self, keys: list[Key], phase: str) -> None:
         pending: list[Key] = []
         parts: list[dict[Computed, Floats]] = []

@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .augment import Augment
-from .backbones import Preprocess, onnx_session
+from .backbones import Computed, Floats, Preprocess, onnx_session
 from .board import Board
 from .context import JobContext
 from .errors import Interrupted, NotFinite, OneImageTooBig, says_out_of_memory
+from .features import BATCH, Features
 from .heads import Head
 from .loader import Pictures, Views, batches, worker_count
 from .machine import peak_memory_mb
-from .metrics import Labels, measure, sigmoid
+from .metrics import Array, Labels, measure, sigmoid
 from .nets import FeatureKind, feature_net, to_onnx
 from .objects import write_atomic
 from .sampling import Plan
@@ -39,8 +41,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 CLIP = 1.0
+COMPUTED: tuple[Computed, ...] = ("final", "mid")
+"""what judging computes: both kinds that the feature store keeps, in its order"""
 MAX_VALIDATE = 256
 """validation images measured after each epoch, drawn by seed when there are more"""
+HEAVY = ("weights", "features")
+"""of the best so far, what lies in a file of its own"""
 COMPILE_AFTER = 12
 """steps of this process before compiling is considered; the last of them are timed"""
 TIMED = 8
@@ -55,8 +61,17 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Validated:
+    """Features of validation images as they are, by the fine-tuned backbone: [n, d]."""
+
+    digests: list[str]
+    final: Floats
+    mid: Floats
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """The fine-tuned member, or None when it did worse than its probe; `note` says which and why."""
+    """The fine-tuned member, or None when it did worse than what it started from; `note` says which and why."""
 
     ref: BackboneRef | None
     head: Head | None
@@ -67,6 +82,8 @@ class Outcome:
     """`steps`: loss and learning rate; `epochs`: accuracy and Brier score on `validate`"""
     events: tuple[Path, ...] = ()
     """TensorBoard event files"""
+    validated: Validated | None = None
+    """what judging saw of the weights that were kept"""
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,10 @@ class Job:
     seed: int
     mark: str
     """identifies the job's input: a checkpoint of another input is not used"""
+    known: Array | None = None
+    """logits of `validate` by `ref` and `probe`, where the caller has them from kept features; None: measured here"""
+    start: str = "probe"
+    """what `note` calls the network it starts from"""
 
 
 def fine_tune(ctx: JobContext, job: Job) -> Outcome:
@@ -163,7 +184,7 @@ class _Run:
         self.steps = self.per_epoch * self.set.epochs
         count = len(job.validate.digests)
         self.chosen = np.sort(np.random.default_rng((job.seed, 1)).permutation(count)[:MAX_VALIDATE])
-        self.pictures = Pictures(ctx.objects)
+        self.judged: NDArray[np.uint8] | None = None
         self.weights = torch.from_numpy(job.plan.loss_weights).float().to(self.device)
         self.labels = torch.from_numpy(job.train.labels).float().to(self.device)
 
@@ -203,7 +224,8 @@ class _Run:
                 return
             best = loaded["best"]
             if best is not None:
-                best["weights"] = torch.load(self.ctx.work_dir / best["file"], map_location="cpu", weights_only=True)
+                heavy = torch.load(self.ctx.work_dir / best["file"], map_location="cpu", weights_only=True)
+                best |= {key: heavy[key] for key in HEAVY}
             self.model.load_state_dict(loaded.pop("model"))
             self.optimiser.load_state_dict(loaded.pop("optimiser"))
             self.scaler.load_state_dict(loaded.pop("scaler"))
@@ -219,9 +241,9 @@ class _Run:
 
         best = self.state["best"]
         if best is not None and not (self.ctx.work_dir / best["file"]).is_file():
-            _write(self.ctx.work_dir / best["file"], best["weights"])
+            _write(self.ctx.work_dir / best["file"], {key: best[key] for key in HEAVY})
         self.state["seconds"] = time.monotonic() - self.began
-        told = None if best is None else {key: value for key, value in best.items() if key != "weights"}
+        told = None if best is None else {key: value for key, value in best.items() if key not in HEAVY}
         parts = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
         _write(self.file, {**self.state, **parts, "best": told, "shadow": self.shadow, "mark": self.job.mark})
         for old in self.ctx.work_dir.glob(f"finetune-{self.job.name}-best-*.pt"):
@@ -259,24 +281,33 @@ class _Run:
                 for p, one in zip(self.model.parameters(), own, strict=True):
                     p.copy_(one)
 
-    def _judge(self) -> tuple[float, float]:
-        """Accuracy and Brier score on the validation images, in fp32; on a CPU onnxruntime is several times faster than eager PyTorch."""
+    def _judge(self) -> tuple[float, float, dict[Computed, Floats]]:
+        """Accuracy and Brier score on the validation images, in fp32, and the features behind them; on a CPU onnxruntime is several
+        times faster than eager PyTorch."""
         import torch
 
         self._checkpointing(False)
-        size = self.job.preprocess.size
-        parts = [self.chosen[start : start + 32] for start in range(0, len(self.chosen), 32)]
-        session = None if self.cuda else onnx_session(to_onnx(self.model, size, ("logit",)), self.ctx.threads)
-        logits = []
+        net = feature_net(self.model.net.model, COMPUTED)  # type: ignore[union-attr, arg-type]
+        if self.judged is None:
+            pictures, digests = Pictures(self.ctx.objects), self.job.validate.digests
+            self.judged = np.stack([self.job.preprocess.pixels(pictures(digests[i])) for i in self.chosen])
+        session = None if self.cuda else onnx_session(to_onnx(net, self.job.preprocess.size, COMPUTED), self.ctx.threads)
+        parts: list[list[Floats]] = []
         with torch.inference_mode():
-            for part in parts:
-                pixels = np.stack([self.job.preprocess.pixels(self.pictures(self.job.validate.digests[i])) for i in part])
+            for start in range(0, len(self.judged), BATCH):
+                pixels = self.judged[start : start + BATCH]
                 if session is not None:
-                    (found,) = session.run(["logit"], {"input": self.job.preprocess.tensor(pixels)})
+                    parts.append(session.run(list(COMPUTED), {"input": self.job.preprocess.tensor(pixels)}))
                 else:
-                    found = self.model(self._tensor(torch.from_numpy(pixels))).float().cpu().numpy()
-                logits.append(np.asarray(found, np.float64))
-        score = measure(sigmoid(np.concatenate(logits)), self.job.validate.labels[self.chosen])
+                    parts.append([out.float().cpu().numpy() for out in net(self._tensor(torch.from_numpy(pixels)))])
+        found: dict[Computed, Floats] = {kind: np.concatenate([part[i] for part in parts]) for i, kind in enumerate(COMPUTED)}
+        head: Any = self.model.head
+        weight, bias = head.weight.detach()[0].double().cpu().numpy(), float(head.bias.detach())
+        features = Features(found["final"][:, None], found["mid"][:, None]).of(self.job.kind)[:, 0]
+        return (*self._score(Head(weight, bias).logits(features)), found)
+
+    def _score(self, logits: Array) -> tuple[float, float]:
+        score = measure(sigmoid(logits), self.job.validate.labels[self.chosen])
         return float(score["accuracy"]), float(score["brier"])
 
     def _checkpointing(self, on: bool) -> None:
@@ -286,8 +317,10 @@ class _Run:
 
     def _end_of_epoch(self) -> None:
         """Judges the averaged weights, keeps them when they are the best, and counts epochs that are no better."""
+        import torch
+
         with self._averaged():
-            accuracy, score = self._judge()
+            accuracy, score, found = self._judge()
             step, best = int(self.state["step"]), self.state["best"]
             if not math.isfinite(score):
                 raise self._diverged("the validation score")
@@ -295,7 +328,8 @@ class _Run:
                 weights = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
                 file = f"finetune-{self.job.name}-best-{step}.pt"
                 (self.ctx.work_dir / file).unlink(missing_ok=True)  # of another input
-                self.state["best"] = {"accuracy": accuracy, "brier": score, "weights": weights, "step": step, "file": file}
+                heavy = {"weights": weights, "features": {kind: torch.from_numpy(values) for kind, values in found.items()}}
+                self.state["best"] = {"accuracy": accuracy, "brier": score, "step": step, "file": file, **heavy}
                 self.state["stale"] = 0
             else:
                 self.state["stale"] += 1
@@ -389,7 +423,7 @@ class _Run:
     def run(self) -> Outcome:
         state, job = self.state, self.job
         if state["probe"] is None:
-            accuracy, score = self._judge()
+            accuracy, score = self._judge()[:2] if job.known is None else self._score(job.known[self.chosen])
             state["probe"] = {"accuracy": accuracy, "brier": score}
         views = Views(self.ctx.objects, job.train.digests, job.preprocess, Augment(job.augmentation, job.preprocess.size), job.seed)
         workers = worker_count(job.loader["workers"], self.ctx.threads)
@@ -442,7 +476,8 @@ class _Run:
     def _outcome(self, workers: int, events: tuple[Path, ...]) -> Outcome:
         state, job = self.state, self.job
         best, before = state["best"], state["probe"]
-        told = f"validate accuracy {best['accuracy']:.3f}, Brier {best['brier']:.4f}; probe {before['accuracy']:.3f}, {before['brier']:.4f}"
+        told = f"validate accuracy {best['accuracy']:.3f}, Brier {best['brier']:.4f}; "
+        told += f"{job.start} {before['accuracy']:.3f}, {before['brier']:.4f}"
         if state["capped"]:
             told += f"; stopped by the time cap after {state['step']} of {self.steps} steps"
         if state["stopped"]:
@@ -465,14 +500,16 @@ class _Run:
         history = {"steps": copy.deepcopy(state["steps"]), "epochs": copy.deepcopy(state["epochs"])}
         better = (best["accuracy"], -best["brier"]) > (before["accuracy"], -before["brier"])
         if not better:
-            return Outcome(None, None, f"fine-tune thrown away, no better than its probe: {told}", facts, history, events)
+            return Outcome(None, None, f"fine-tune thrown away, no better than its {job.start}: {told}", facts, history, events)
         from safetensors.torch import save as pack
 
         kept = {key.removeprefix("net.model."): value for key, value in best["weights"].items() if key.startswith("net.model.")}
         digest = self.ctx.objects.put(pack({key: value.contiguous() for key, value in sorted(kept.items())}))
         head = Head(best["weights"]["head.weight"][0].double().numpy(), float(best["weights"]["head.bias"][0]))
         ref = BackboneRef(job.ref.backbone, f"object:{digest}", job.ref.resolution)
-        return Outcome(ref, head, f"fine-tuned: {told}", facts, history, events)
+        digests = [job.validate.digests[i] for i in self.chosen]
+        validated = Validated(digests, *(best["features"][kind].numpy() for kind in COMPUTED))
+        return Outcome(ref, head, f"fine-tuned: {told}", facts, history, events, validated)
 
 
 def _write(file: Path, value: Any) -> None:

@@ -53,6 +53,20 @@ class Member:
         kind: FeatureKind = self.spec["features"]
         return kind
 
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether the backbone was trained here: by this job or by the parent."""
+        return self.ref.weights.startswith("object:")
+
+    def fit(self, images: Sequence[ImageRow], views: int, tuned: Sequence[ImageRow] | None) -> None:
+        """Fits the head by the recipe chosen. `tuned`: calibration images, where recipe and scale are a parent's: that scale may be
+        of the backbone before its fine-tune."""
+        assert self.recipe is not None
+        head = self.recipe(self.rows(images, views, "probe"), self.start)
+        if tuned is not None and self.fine_tuned:
+            self.scale = scale_of(head.logits(self.table(tuned, CALIBRATE_VIEWS, "calibrate")), tuned, shift=False)[0]
+        self.head = head.scaled(self.scale, 0.0)
+
     def table(self, rows: Sequence[ImageRow], views: int, phase: str) -> NDArray[np.float32]:
         """Features [n, 1 + views, d]."""
         return self.extractor.features([row.digest for row in rows], views, phase).of(self.kind)

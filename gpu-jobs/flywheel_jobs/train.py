@@ -22,20 +22,18 @@ from .contest import Contest
 from .context import JobContext
 from .errors import BadInput, EmptySplit, OneClass
 from .features import extractor_pool
-from .finetune import Images, Job, fine_tune
 from .heads import calibrate, vote
 from .machine import memory_gb
-from .member import CALIBRATE_VIEWS, Member, labels_of, scale_of
+from .member import CALIBRATE_VIEWS, Member, labels_of
 from .metrics import error_correlation, measure
-from .objects import canonical_json, sha256
 from .parent import Parent
 from .recipes import recipe_of
-from .sampling import Plan, hold_synthetic_share
-from .schedules import Settings
+from .sampling import hold_synthetic_share
 from .shards import ShardedObjects
 from .spec import ImageRow, forbid_leaks, read_manifest, with_defaults
 from .told import learning_curves, report_of, reproduce
 from .trained import Trained, TrainedMember
+from .tuning import FineTunes
 from .votes import error_pairs, vote_calibration, vote_weights
 from .weights import BackboneRef
 
@@ -52,12 +50,12 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
     members = _members(ctx, job_input, parent)
     seed, views = int(job_input["seed"]), int(job_input["views"])
 
-    # one pass over everything first: the rest is arithmetic, and a killed job finds its features again
-    for extractor in {id(member.extractor): member.extractor for member in members}.values():
-        extractor.features([row.digest for row in [*learned, *held]], views, "features")
-        extractor.features([row.digest for row in tuned], max(views, CALIBRATE_VIEWS), "features for the calibration")
-
     settled = parent is not None and parent.settles(members, learned, float(job_input["incremental"]["keepChoicesBelow"]))
+    if not settled:
+        # one pass over everything first: the rest is arithmetic, and a killed job finds its features again
+        for extractor in {id(member.extractor): member.extractor for member in members}.values():
+            extractor.features([row.digest for row in [*learned, *held]], views, "features")
+            extractor.features([row.digest for row in tuned], max(views, CALIBRATE_VIEWS), "features for the calibration")
     ablation: list[dict[str, Any]] = []
     contest: Contest | None = None
     if parent is not None and settled:
@@ -74,15 +72,19 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
     kept = hold_synthetic_share(_cap(candidates, share, seed), min(share, float(job_input["sampling"]["minSyntheticShare"])))
     unseen = None if contest is None else contest.leave_places_out(kept)
 
+    tunes = FineTunes(ctx, job_input, kept, held, parent)
+    going_on = {member.name for member in members if settled and tunes.goes_on(member)}
     for member in members:
-        assert member.recipe is not None
-        head = member.recipe(member.rows(kept, views, "probe"), member.start)
-        if settled and member.ref.weights.startswith("object:"):  # the parent's scale was of the backbone before its fine-tune
-            member.scale = scale_of(head.logits(member.table(tuned, CALIBRATE_VIEWS, "calibrate")), tuned, shift=False)[0]
-        member.head = head.scaled(member.scale, 0.0)
+        if member.name in going_on:
+            member.head = member.start
+        else:
+            member.fit(kept, views, tuned if settled else None)
     if job_input["report"] and not settled:
         learning_curves(ctx, members, kept, held, views, seed)
-    _fine_tune(ctx, job_input, members, kept, held, tuned, parent)
+    for member in members:
+        if not tunes.run(member, tuned) and member.name in going_on:
+            member.fit(kept, views, tuned)
+            member.note += "; a new head on the parent's backbone learned from old and new images instead"
 
     if parent is not None and settled:
         weights, ensemble = [float(one.weight) for one in parent.trained.members], None
@@ -247,59 +249,3 @@ def _finish(member: Member, weight: float) -> TrainedMember:
         source=member.spec["weights"],
         weights_digest=member.extractor.backbone.digest,
     )
-
-
-def _fine_tune(
-    ctx: JobContext,
-    job_input: dict[str, Any],
-    members: list[Member],
-    kept: list[ImageRow],
-    held: list[ImageRow],
-    tuned: list[ImageRow],
-    parent: Parent | None,
-) -> None:
-    wish, sampling, seed = job_input["fineTune"], job_input["sampling"], int(job_input["seed"])
-    plan = Plan.of(sampling["kind"], labels_of(kept), [row.group for row in kept], np.array([row.weight for row in kept]), seed)
-    again, replay = job_input["incremental"], job_input["incremental"]["replay"]
-    fresh = np.array([parent is not None and row.digest in parent.fresh for row in kept])
-    pool = extractor_pool(ctx)
-    for member in members:
-        accuracy = float(measure(member.probabilities(held, 0, "validate")[:, 0], labels_of(held))["accuracy"])
-        if wish["mode"] == "never":
-            member.note = "fine-tune switched off"
-            continue
-        if wish["mode"] == "auto" and accuracy >= float(wish["gate"]):
-            member.note = f"probe holds the gate: validate accuracy {accuracy:.3f} >= {wish['gate']:.3f}"
-            continue
-        assert member.head is not None
-        settings, mine, said = Settings.of(wish, float(sampling["focalGamma"])), plan, ""
-        if member.ref.weights.startswith("object:") and replay is not None:
-            if not fresh.any():
-                member.note = "nothing new to fine-tune on: the parent's weights stand"
-                continue
-            # the parent was fine-tuned on the rest already
-            mine, settings = plan.incremental(fresh, float(replay)), replace(settings, epochs=int(again["epochs"]))
-            said = f"; from the parent's checkpoint, {int(fresh.sum())} new images with {mine.replay} old ones an epoch"
-        job = Job(
-            name=member.name,
-            ref=member.ref,
-            kind=member.kind,
-            preprocess=member.extractor.backbone.preprocess,
-            probe=member.head,
-            train=Images([row.digest for row in kept], labels_of(kept)),
-            validate=Images([row.digest for row in held], labels_of(held)),
-            plan=mine,
-            augmentation=job_input["augmentation"],
-            loader=job_input["loader"],
-            settings=settings,
-            seed=seed,
-            mark=sha256(canonical_json([member.ref.weights, job_input])),
-        )
-        outcome = fine_tune(ctx, job)
-        member.note, member.facts, member.events = outcome.note + said, outcome.facts, outcome.events
-        member.history["fineTune"] = outcome.history
-        if outcome.ref is None or outcome.head is None:
-            continue
-        member.ref, member.extractor, member.stage = outcome.ref, pool(outcome.ref), "fine-tune"
-        logits = outcome.head.logits(member.table(tuned, CALIBRATE_VIEWS, "features for the calibration"))
-        member.head = outcome.head.scaled(scale_of(logits, tuned, shift=False)[0], 0.0)

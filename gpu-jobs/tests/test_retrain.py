@@ -1,6 +1,7 @@
 """Whole train jobs: what they tell, how a fine-tune ends, and retrains from a parent."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from conftest import MEMBERS, make_context, snapshot_rows, train_input, world
 from PIL import Image
 
-from flywheel_jobs import finetune, shards, train
+from flywheel_jobs import finetune, shards, train, tuning
 from flywheel_jobs.errors import NotFinite, OneImageTooBig
+from flywheel_jobs.features import Extractor
 from flywheel_jobs.spec import validate
 from flywheel_jobs.trained import Trained
 
@@ -71,7 +73,7 @@ def tuned(tmp_path_factory):
     ctx = make_context(root)
     rows = snapshot_rows(ctx.objects)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune._Run, "_judge", _better_each_time())
+        patch.setattr(finetune._Run, "_score", _better_each_time())
         output, trained = run(ctx, rows, fineTune=TUNE, members=ONE, report=True, sampling={"kind": "group-balanced"})
     assert output["members"][0]["stage"] == "fine-tune"
     return root, rows, output, trained
@@ -80,11 +82,11 @@ def tuned(tmp_path_factory):
 def _better_each_time():
     calls = []
 
-    def judge(_self):
+    def score(_self, _logits):
         calls.append(1)
         return 0.5 + len(calls) / 100, 0.3 - len(calls) / 100
 
-    return judge
+    return score
 
 
 def test_a_fine_tune_tells_how_it_ran_and_leaves_tensorboard_events(tuned):
@@ -105,7 +107,7 @@ def test_a_fine_tune_tells_how_it_ran_and_leaves_tensorboard_events(tuned):
 
 def test_two_fine_tunes_on_a_cpu_give_the_same_weights(tuned, monkeypatch):
     root, rows, _, first = tuned
-    monkeypatch.setattr(finetune._Run, "_judge", _better_each_time())
+    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
     _, second = run(make_context(root, work="second"), rows, fineTune=TUNE, members=ONE, sampling={"kind": "group-balanced"})
     assert first.members[0].ref.weights == second.members[0].ref.weights  # digests of the tensors
     assert apart(first, second) == 0
@@ -115,7 +117,7 @@ def test_a_retrain_goes_on_from_the_parent_with_new_images_and_a_replay(tuned, m
     root, rows, output, parent = tuned
     ctx = make_context(root, work="retrain")
     new = world(ctx.objects, "train", 2, 3, 50)
-    monkeypatch.setattr(finetune._Run, "_judge", _better_each_time())
+    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
     again = {"replay": 1, "epochs": 1, "keepChoicesBelow": 0.5}
     more, child = run(ctx, [*rows, *new], fineTune=TUNE, members=ONE, initFrom=output["trained"], incremental=again)
     note, facts = more["members"][0]["note"], more["members"][0]["fineTune"]
@@ -129,6 +131,53 @@ def test_a_retrain_goes_on_from_the_parent_with_new_images_and_a_replay(tuned, m
     assert child.members[0].ref.weights != parent.members[0].ref.weights
     kept, before = (one.choices["heads"]["tiny-final"]["recipe"] for one in (child, parent))
     assert kept == before
+    learned = {one["digest"] for one in [*rows, *new] if one["pool"] == "train"}
+    assert not learned & known_to(ctx, parent), "a retrain that goes on needs no features of what was learned"
+
+
+def known_to(ctx, trained):
+    """Images whose features by the first member's backbone are in the shared store."""
+    folder = ctx.objects.derived / "features" / Extractor(ctx, trained.members[0].ref).backbone.space
+    return {digest for note in folder.glob("*.json") for digest in json.loads(note.read_text())["images"]}
+
+
+def test_a_retrain_that_is_no_better_than_its_parent_learns_a_head_on_the_parents_backbone(tuned):
+    root, rows, output, parent = tuned
+    ctx = make_context(root, work="no-better")
+    new = world(ctx.objects, "train", 2, 3, 50)
+    ruin = {**TUNE, "backboneLr": 0.1, "headLr": 1.0}
+    again = {"epochs": 1, "keepChoicesBelow": 0.5}
+    more, child = run(ctx, [*rows, *new], fineTune=ruin, members=ONE, initFrom=output["trained"], incremental=again)
+    assert "no better than its parent" in more["members"][0]["note"]
+    assert "a new head on the parent's backbone learned from old and new images instead" in more["members"][0]["note"]
+    assert child.members[0].ref == parent.members[0].ref
+    assert apart(parent, child) > 0
+    assert {one["digest"] for one in new} <= known_to(ctx, child)
+
+
+def test_a_fine_tune_is_judged_by_the_features_that_later_jobs_compute(tuned, tmp_path):
+    root, rows, _, trained = tuned
+    home, ref = make_context(root, work="look"), trained.members[0].ref
+    held = [one["digest"] for one in rows if one["pool"] == "validate"]
+    assert set(held) <= known_to(home, trained)
+    kept = Extractor(home, ref).features(held)
+    ctx = make_context(tmp_path)  # a store without features
+    for digest in [*held, ref.weights.removeprefix("object:")]:
+        ctx.objects.put(home.objects.get(digest))
+    computed = Extractor(ctx, ref).features(held)
+    for kind in ("final", "mid"):
+        np.testing.assert_allclose(kept.of(kind), computed.of(kind), atol=1e-5)
+
+
+def test_what_a_fine_tune_starts_from_is_judged_alike_by_kept_features_and_anew(tuned, monkeypatch):
+    root, rows, _, _ = tuned
+    told = []
+    real = finetune.fine_tune
+    for known in (True, False):
+        monkeypatch.setattr(tuning, "fine_tune", lambda ctx, job, known=known: real(ctx, job if known else replace(job, known=None)))
+        output, _ = run(make_context(root, work=f"known-{known}"), rows, fineTune={**TUNE, "epochs": 1}, members=ONE)
+        told.append(output["members"][0]["note"])
+    assert told[0] == told[1]
 
 
 def test_a_retrain_with_many_new_images_chooses_anew(tuned):

@@ -1,0 +1,100 @@
+"""Fine-tunes of a training's members: which of them, from what they start, and on which images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .context import JobContext
+from .features import extractor_pool
+from .finetune import Images, Job, fine_tune
+from .heads import Head
+from .member import CALIBRATE_VIEWS, Member, labels_of, scale_of
+from .metrics import measure, sigmoid
+from .objects import canonical_json, sha256
+from .parent import Parent
+from .sampling import Plan
+from .schedules import Settings
+from .spec import ImageRow
+
+
+class FineTunes:
+    """The fine-tunes of one training."""
+
+    def __init__(
+        self, ctx: JobContext, job_input: dict[str, Any], kept: list[ImageRow], held: list[ImageRow], parent: Parent | None
+    ) -> None:
+        sampling, self._seed = job_input["sampling"], int(job_input["seed"])
+        self._ctx, self._input, self._kept, self._held = ctx, job_input, kept, held
+        groups, weights = [row.group for row in kept], np.array([row.weight for row in kept])
+        self._plan = Plan.of(sampling["kind"], labels_of(kept), groups, weights, self._seed)
+        self._fresh = np.array([parent is not None and row.digest in parent.fresh for row in kept])
+        self._pool = extractor_pool(ctx)
+
+    def goes_on(self, member: Member) -> bool:
+        """Whether the member will be fine-tuned straight from its parent's weights and head.
+
+        No head is then fitted before, and no image that the parent learned from needs features of the parent's backbone.
+        """
+        if not member.fine_tuned or member.start is None or self._idle(member):
+            return False
+        mode, gate = self._input["fineTune"]["mode"], float(self._input["fineTune"]["gate"])
+        return bool(mode == "always" or (mode == "auto" and self._accuracy(member, member.start) < gate))
+
+    def run(self, member: Member, tuned: list[ImageRow]) -> bool:
+        """Fine-tunes the member from its head, where that is asked for; False when the member stays as it was. `tuned`: the
+        calibration images."""
+        wish, again = self._input["fineTune"], self._input["incremental"]
+        assert member.head is not None
+        if wish["mode"] == "never":
+            member.note = "fine-tune switched off"
+            return False
+        accuracy = self._accuracy(member, member.head)
+        if wish["mode"] == "auto" and accuracy >= float(wish["gate"]):
+            member.note = f"probe holds the gate: validate accuracy {accuracy:.3f} >= {wish['gate']:.3f}"
+            return False
+        if self._idle(member):
+            member.note = "nothing new to fine-tune on: the parent's weights stand"
+            return False
+        plan, settings, said = self._plan, Settings.of(wish, float(self._input["sampling"]["focalGamma"])), ""
+        if member.fine_tuned and again["replay"] is not None:  # the parent was fine-tuned on the rest already
+            plan, settings = plan.incremental(self._fresh, float(again["replay"])), replace(settings, epochs=int(again["epochs"]))
+            said = f"; from the parent's checkpoint, {int(self._fresh.sum())} new images with {plan.replay} old ones an epoch"
+        job = Job(
+            name=member.name,
+            ref=member.ref,
+            kind=member.kind,
+            preprocess=member.extractor.backbone.preprocess,
+            probe=member.head,
+            train=Images([row.digest for row in self._kept], labels_of(self._kept)),
+            validate=Images([row.digest for row in self._held], labels_of(self._held)),
+            plan=plan,
+            augmentation=self._input["augmentation"],
+            loader=self._input["loader"],
+            settings=settings,
+            seed=self._seed,
+            mark=sha256(canonical_json([member.ref.weights, self._input])),
+            known=member.head.logits(member.table(self._held, 0, "validate"))[:, 0],
+            start="parent" if member.head is member.start else "probe",
+        )
+        outcome = fine_tune(self._ctx, job)
+        member.note, member.facts, member.events = outcome.note + said, outcome.facts, outcome.events
+        member.history["fineTune"] = outcome.history
+        if outcome.ref is None or outcome.head is None:
+            return False
+        member.ref, member.extractor, member.stage = outcome.ref, self._pool(outcome.ref), "fine-tune"
+        if outcome.validated is not None:
+            member.extractor.keep(outcome.validated.digests, outcome.validated.final, outcome.validated.mid)
+        logits = outcome.head.logits(member.table(tuned, CALIBRATE_VIEWS, "features for the calibration"))
+        member.head = outcome.head.scaled(scale_of(logits, tuned, shift=False)[0], 0.0)
+        return True
+
+    def _idle(self, member: Member) -> bool:
+        """Whether the parent was fine-tuned on everything there is."""
+        return member.fine_tuned and self._input["incremental"]["replay"] is not None and not self._fresh.any()
+
+    def _accuracy(self, member: Member, head: Head) -> float:
+        found = sigmoid(head.logits(member.table(self._held, 0, "validate"))[:, 0])
+        return float(measure(found, labels_of(self._held))["accuracy"])
