@@ -29,16 +29,21 @@ def test_hadolint_has_nothing_to_say(name):
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_bases_are_pinned_to_an_exact_version_that_the_package_supports(name):
+def test_bases_are_pinned_by_tag_and_digest_to_a_version_that_the_package_supports(name):
     bases = [rest.split()[0] for word, rest in instructions(name) if word == "FROM"]
     assert len(bases) == 3
-    assert all(re.search(r":\d+\.\d+\.\d+|@sha256:[0-9a-f]{64}", base) for base in bases)
+    syntax = re.match(r"# syntax=(\S+)\n", (ROOT / name).read_text())[1]
+    assert all(re.search(r":\d+\.\d+\.\d+[^@]*@sha256:[0-9a-f]{64}$", base) for base in [*bases, syntax])
     (python,) = {base for base in bases if base.startswith("python:")}
     minor = int(re.match(r"python:3\.(\d+)\.", python)[1])
     low, high = re.match(
         r">=3\.(\d+),<3\.(\d+)", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
     ).groups()
     assert int(low) <= minor < int(high)
+
+
+def test_both_containers_stand_on_the_same_bases():
+    assert len({tuple(rest.split()[0] for word, rest in instructions(name) if word == "FROM") for name in FILES}) == 1
 
 
 @pytest.mark.parametrize("name", FILES)
