@@ -363,7 +363,10 @@ class _Run:
                     self.scaler.scale(one).backward()
                     loss += float(one.detach())
                 break
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:
+                if self.compiled and compiling_failed(error):
+                    self._go_on_eagerly(error)
+                    continue
                 if not says_out_of_memory(error):
                     raise
                 if self.state["micro"] <= 1:
@@ -405,7 +408,9 @@ class _Run:
         if seen == COMPILE_AFTER and not self.compiled:
             eager = float(np.median(self.times[-TIMED:]))
             if wish == "always" or worth_trying(eager, remaining):
-                self.forward, self.compiled = torch.compile(self.model), True
+                # not dynamic: after the shorter last batch of an epoch every batch would go through the slower kernels of any size
+                self.forward, self.compiled = torch.compile(self.model, dynamic=False), True
+                self.compile_note = f"compiled after steps of {eager:.3f} s"
             else:
                 self.compile_note = "not compiled: the run is too short to earn it back"
         elif seen == 2 * COMPILE_AFTER and self.compiled:
@@ -413,10 +418,20 @@ class _Run:
                 float(np.median(self.times[COMPILE_AFTER - TIMED : COMPILE_AFTER])),
                 float(np.median(self.times[-TIMED:])),
             )
-            self.compile_note = f"a step took {eager:.3f} s, compiled {now:.3f} s"
+            spent = sum(self.times[COMPILE_AFTER:]) - now * COMPILE_AFTER
+            self.compile_note = f"a step took {eager:.3f} s, compiled {now:.3f} s; compiling took {spent:.0f} s"
             if wish == "auto" and not compiling_pays(eager, now, remaining):
                 self.forward, self.compiled = self.model, False
                 self.compile_note += ": not worth it"
+
+    def _go_on_eagerly(self, error: Exception) -> None:
+        """The network stays in eval mode, so that the step that failed can be done again without a trace of the attempt."""
+        import torch
+
+        self.forward, self.compiled = self.model, False
+        why = str(error).strip().split("\n")[0]
+        self.compile_note = f"not compiled, the run went on without: {type(error).__name__}: {why}"
+        torch._dynamo.reset()
 
     # --- the run -----------------------------------------------------------------------------------------------------
 
@@ -518,6 +533,13 @@ def _write(file: Path, value: Any) -> None:
     buffer = io.BytesIO()
     torch.save(value, buffer)
     write_atomic(file, buffer.getvalue())
+
+
+def compiling_failed(error: Exception) -> bool:
+    """Whether an exception of a compiled step may be the compiler's: any but memory that the step itself could not have."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException) or not says_out_of_memory(error)
 
 
 def focal_loss(logits: Any, labels: Any, weights: Any, gamma: float = 2.0) -> Any:

@@ -1,6 +1,8 @@
 """Whole train jobs: what they tell, how a fine-tune ends, and retrains from a parent."""
 
 import json
+import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -211,6 +213,47 @@ def test_gradient_checkpointing_accumulation_and_bf16_train_too(ctx):
     assert (facts["microBatch"], facts["precision"], facts["steps"]) == (3, "bf16", 4)
 
 
+def compile_soon(monkeypatch, tmp_path):
+    """Compiling from the third step on, with nothing compiled before."""
+    monkeypatch.setattr(finetune, "COMPILE_AFTER", 2)
+    monkeypatch.setattr(finetune, "TIMED", 1)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    return {"fineTune": {**TUNE, "compile": "always"}, "members": ONE, "sampling": {"kind": "group-balanced"}}
+
+
+def test_a_machine_without_a_compiler_fine_tunes_without_one_and_says_so(tuned, tmp_path, monkeypatch):
+    root, rows, _, plain = tuned
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
+    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
+    output, without = run(make_context(root, work="no-compiler"), rows, **compile_soon(monkeypatch, tmp_path))
+    facts = output["members"][0]["fineTune"]
+    assert not facts["compiled"]
+    assert "the run went on without" in facts["compileNote"]
+    assert "C++ compiler" in facts["compileNote"]
+    assert apart(plain, without) == 0  # the step that failed left no trace
+
+
+@pytest.mark.skipif("FLYWHEEL_TEST_COMPILE" not in os.environ, reason="compiles for minutes: set FLYWHEEL_TEST_COMPILE to run it")
+def test_a_compiled_fine_tune_learns_what_an_eager_one_learns_and_tells_the_times(ctx, tmp_path, monkeypatch):
+    rows = snapshot_rows(ctx.objects)
+    order = {**compile_soon(monkeypatch, tmp_path), "members": [{**ONE[0], "backbone": "test_vit", "resolution": 160}], "report": True}
+    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
+    tune = {**order["fineTune"], "batch": 10}  # batches of one size are compiled once
+    eager, _ = run(ctx, rows, **{**order, "fineTune": {**tune, "compile": "never"}})
+    compiled, _ = run(make_context(tmp_path, work="compiled"), rows, **{**order, "fineTune": tune})
+    facts = compiled["members"][0]["fineTune"]
+    assert facts["compiled"]
+    assert re.fullmatch(r"a step took [\d.]+ s, compiled [\d.]+ s; compiling took \d+ s", facts["compileNote"])
+    losses = [losses_of(ctx, one) for one in (eager, compiled)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][3:] != losses[1][3:]  # other kernels did compute it
+
+
+def losses_of(ctx, output):
+    history = ctx.objects.get_json(output["report"]["history"])
+    return [one["loss"] for one in history["members"]["tiny-final"]["fineTune"]["steps"]]
+
+
 def out_of_memory_above(monkeypatch, limit):
     real = finetune._Run._tensor
 
@@ -230,10 +273,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_result_stays(ctx, tmp_path,
     halved, _ = run(make_context(tmp_path, work="halved"), rows, fineTune=one_epoch, members=ONE, report=True)
     facts = halved["members"][0]["fineTune"]
     assert (facts["microBatch"], facts["halvedByMemory"]) == (2, 2)
-    losses = [
-        [one["loss"] for one in ctx.objects.get_json(output["report"]["history"])["members"]["tiny-final"]["fineTune"]["steps"]]
-        for output in (whole, halved)
-    ]
+    losses = [losses_of(ctx, one) for one in (whole, halved)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
