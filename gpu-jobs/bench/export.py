@@ -158,7 +158,7 @@ def demo(objects: FileObjects, scratch: Path) -> dict[str, Any]:
     z = {precision: logits(session, judge) for precision, session in sessions.items()}
     p = {precision: sigmoid(one) for precision, one in z.items()}
     for precision, row in sizes.items():
-        row |= {key: round(float(value), 4) for key, value in measure(p[precision], y).items() if key != "n"}
+        row |= {key: round(float(value), 4) for key, value in measure(p[precision], y).items() if key in ("accuracy", "mcc", "brier")}
         row["predictedReward"] = round(predicted_reward(p[precision], y) or 0.0, 4)
         cost = loss(p[precision], p["fp32"], y, len(val))
         row["loss"] = cost.to_json()

@@ -316,12 +316,20 @@ def _member(ctx: JobContext, one: _Exported) -> dict[str, Any]:
 
 
 def validation_gate(thresholds: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any] | None:
-    """`GateResult` of the validation images, all that is known at export; None when there is no such gate."""
+    """`GateResult` of the validation images, all that is known at export; None when there is no such gate.
+
+    As `src/domain/gates.ts` has it: the threshold must hold with the classes alike too, and is open (`passed` None) where one is missing.
+    """
     threshold = thresholds.get("validation")
     if threshold is None:
         return None
     value, n = float(measured["accuracy"]), int(measured["n"])
-    return {"gate": "validation", "threshold": float(threshold), "value": value, "n": n, "passed": value >= float(threshold)}
+    found: dict[str, Any] = {
+        key: measured[key] for key in ("positives", "balanced") if key in measured
+    }  # an older version did not tell them
+    alike = measured.get("balanced", value)
+    passed = None if alike is None and value >= threshold else min(value, value if alike is None else alike) >= threshold
+    return {"gate": "validation", "threshold": float(threshold), "value": value, "n": n, **found, "passed": passed}
 
 
 def member_net(member: TrainedMember, ctx: JobContext) -> nn.Module:

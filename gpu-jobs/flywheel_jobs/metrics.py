@@ -5,6 +5,8 @@ Pure functions on arrays; no model, no file.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,13 +47,22 @@ def brier(p: Array, y: Labels) -> float:
     return float(np.mean((p - y) ** 2))
 
 
-def measure(p: Array, y: Labels, n: int | None = None) -> dict[str, float | int]:
-    """Metrics of the contract. `n`: images, when `p` holds several views of each."""
+def balanced(p: Array, y: Labels) -> float | None:
+    """Mean of the shares of right answers of the two classes; None when one is missing."""
+    right = (p > 0.5) == (y == 1)
+    return float((right[y == 1].mean() + right[y == 0].mean()) / 2) if (y == 1).any() and (y == 0).any() else None
+
+
+def measure(p: Array, y: Labels, n: int | None = None) -> dict[str, Any]:
+    """Metrics of the contract. `n`: images, when `p` holds equally many views of each."""
+    images = len(p) if n is None else n
     return {
         "accuracy": float(np.mean((p > 0.5) == (y == 1))),
         "mcc": mcc(p, y),
         "brier": brier(p, y),
-        "n": int(len(p) if n is None else n),
+        "n": int(images),
+        "positives": round(float((y == 1).sum()) * images / max(len(p), 1)),
+        "balanced": balanced(p, y),
     }
 
 

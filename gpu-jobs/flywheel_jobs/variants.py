@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .errors import LossAboveLimit
-from .metrics import Array, Labels
+from .metrics import Array, Labels, balanced
 from .predicted import predicted_reward
 from .quantise import Graph
 
@@ -71,14 +71,13 @@ def loss(p: Array, reference: Array, y: Labels, n: int) -> Loss:
     Accuracy counts the classes alike, as validators draw them, and the reward follows from the classes' rates.
     """
 
-    def balanced(q: Array) -> float:
-        right = (q > 0.5) == (y == 1)
-        return float((right[y == 1].mean() + right[y == 0].mean()) / 2)
-
     before, after = predicted_reward(reference, y), predicted_reward(p, y)
+    was, now = balanced(reference, y), balanced(p, y)
     assert before is not None
     assert after is not None
-    return Loss(n, balanced(reference) - balanced(p), before - after)
+    assert was is not None
+    assert now is not None
+    return Loss(n, was - now, before - after)
 
 
 def above(found: Loss, limit: dict[str, float]) -> str | None:

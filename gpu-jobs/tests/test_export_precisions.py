@@ -13,6 +13,7 @@ from torch import nn
 
 from flywheel_jobs import evaluate, export, tensorrt, train
 from flywheel_jobs.errors import EmptySplit, Infrastructure, LossAboveLimit, OneClass, ParityLost
+from flywheel_jobs.metrics import measure
 from flywheel_jobs.nets import feature_net, onnx_model
 from flywheel_jobs.objects import FileObjects
 from flywheel_jobs.predicted import expected_reward, predicted_reward, reward
@@ -160,8 +161,19 @@ def test_the_validation_gate_is_data_in_the_bundle(int8, world):
     assert gate == found["gates"][0]
     assert gate["threshold"] == 0.92
     assert gate["value"] == output["validate"]["accuracy"]
-    assert gate["passed"] is (gate["value"] >= 0.92)
+    assert gate["passed"] is (min(gate["value"], gate["balanced"]) >= 0.92)
     assert export.validation_gate({"validation": None}, output["validate"]) is None
+
+
+def test_a_model_that_always_says_no_passes_no_gate_on_streets_that_are_nearly_all_without_roadwork():
+    def passed(p, y):
+        return export.validation_gate({"validation": 0.92}, measure(np.array(p), np.array(y)))["passed"]
+
+    assert passed([0.1] * 100, [1] * 5 + [0] * 95) is False
+    assert passed([0.9] * 5 + [0.1] * 95, [1] * 5 + [0] * 95) is True
+    assert passed([0.1] * 100, [0] * 100) is None  # nothing is known of streets with roadwork
+    assert passed([0.9] * 100, [0] * 100) is False
+    assert export.validation_gate({"validation": 0.92}, {"accuracy": 0.95, "n": 43})["passed"] is True  # measured by an older version
 
 
 # --- graphs ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ import type { ActivityDeps } from './deps.js';
 const Share = z.object({
   accuracy: z.number(),
   n: z.number(),
+  positives: z.number().optional(),
+  balanced: z.number().nullable().optional(),
   byTruth: z.partialRecord(TruthKind, z.object({ accuracy: z.number(), n: z.number() })).optional(),
 });
 const Evidence = z.object({
@@ -55,8 +57,14 @@ export async function recordGates(
 
 function clean(share: z.infer<typeof Share> | null | undefined): Measured {
   if (!share) return null;
-  const { accuracy, n, byTruth } = share;
-  return { accuracy, n, ...(byTruth ? { byTruth } : {}) };
+  const { accuracy, n, positives, balanced, byTruth } = share;
+  return {
+    accuracy,
+    n,
+    ...(positives === undefined ? {} : { positives }),
+    ...(balanced === undefined ? {} : { balanced }),
+    ...(byTruth ? { byTruth } : {}),
+  };
 }
 
 export const JudgedCandidate = z.object({ id: z.string(), heldOut: Metrics });

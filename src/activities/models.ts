@@ -6,8 +6,8 @@ import { Digest, type ImageRow, Label, TruthKind } from '../domain/contracts/com
 import { ChallengeRow, type TrainInput } from '../domain/contracts/jobs.js';
 import { BadInputError } from '../domain/errors.js';
 import { figures } from '../domain/figures.js';
-import { gateRefusal, measuredByTruth, type Measured } from '../domain/gates.js';
-import { metricsOf } from '../domain/metrics.js';
+import { answeredOrWrong, gateRefusal, measuredByTruth, type Measured } from '../domain/gates.js';
+import { metricsOf, NO_ANSWER } from '../domain/metrics.js';
 import { profileOf } from '../domain/profiles/index.js';
 import { candidateAlpha, QUARTER_DAYS } from '../domain/spending.js';
 import { quantile } from '../domain/statistics.js';
@@ -150,12 +150,14 @@ export function modelActivities(deps: ActivityDeps) {
       const of = new Map(made.map((p) => [p.digest, p]));
       const labelled = rows.flatMap((r) => {
         const p = of.get(r.digest);
-        return r.label === null || !p ? [] : [{ label: r.label, prediction: p.prediction, group: r.group, source: r.source }];
+        return r.label === null ? [] : [{ label: r.label, prediction: p?.prediction ?? NO_ANSWER, group: r.group, source: r.source }];
       });
+      // one that it cannot answer is one that it has wrong
+      const judged = answeredOrWrong(labelled);
       return {
         predictions: await objects.putJsonl(made.map((p) => PredictionRow.parse(p))),
-        metrics: labelled.length > 0 ? metricsOf(labelled) : null,
-        figures: figures(labelled, deps.config.seed),
+        metrics: judged.length > 0 ? metricsOf(judged) : null,
+        figures: figures(judged, deps.config.seed),
         n: rows.length,
         failed: rows.filter((r) => !of.has(r.digest)).length,
         p99Ms:

@@ -4,7 +4,8 @@
  * counts as passed, and is said to be open.
  */
 import { z } from 'zod';
-import { GateThresholds, type GateResult, type TruthKind } from './contracts/common.js';
+import { GateThresholds, type GateResult, type Metrics, type TruthKind } from './contracts/common.js';
+import { metricsOf, NO_ANSWER } from './metrics.js';
 
 /** The operator's settings. */
 export const GateSettings = GateThresholds.extend({
@@ -20,12 +21,14 @@ export const GateSettings = GateThresholds.extend({
 });
 export type GateSettings = z.infer<typeof GateSettings>;
 
-/** Accuracy and the number of images behind it; null: not measured. */
-export type Measured = { accuracy: number; n: number; byTruth?: GateResult['byTruth'] } | null;
+/** Accuracy and the images behind it; `positives` and `balanced` as in Metrics, absent in older evidence. null: not measured. */
+export type Measured = (Pick<Metrics, 'accuracy' | 'n' | 'positives' | 'balanced'> & { byTruth?: GateResult['byTruth'] }) | null;
 
 /**
+ * A gate is passed when the accuracy reaches the threshold, and does so with both classes counting alike too: on streets that are
+ * nearly all without roadwork a model that never sees any would pass. With too few of a class that can't be told, and it stays open.
  * @param measured accuracies in [0, 1]
- * @param minImages on fewer images a gate stays open
+ * @param minImages on fewer images, or on fewer than a quarter of them of a class, no gate is passed
  * @returns one result a gate that has a threshold, in the order of the gates; a gate on no images is not measured
  */
 export function gateResults(
@@ -39,13 +42,16 @@ export function gateResults(
     const found = measured[gate];
     const value = found !== null && found.n > 0 ? found.accuracy : null;
     const n = found?.n ?? 0;
+    const { positives, balanced } = found ?? {};
     return [
       {
         gate,
         threshold,
         value,
         n,
-        passed: value === null || n < (minImages ?? 0) ? null : value >= threshold,
+        ...(positives === undefined ? {} : { positives }),
+        ...(balanced === undefined ? {} : { balanced }),
+        passed: value === null || n < (minImages ?? 0) ? null : value < threshold ? false : bothClasses(found!, threshold, minImages),
         ...(minImages === undefined ? {} : { minImages }),
         ...(found?.byTruth ? { byTruth: found.byTruth } : {}),
       },
@@ -53,21 +59,38 @@ export function gateResults(
   });
 }
 
+/** Whether the threshold holds with the classes alike; null: too few of a class. Older evidence, which does not tell, passes. */
+function bothClasses({ n, positives, balanced }: Exclude<Measured, null>, threshold: number, minImages?: number): boolean | null {
+  if (positives === undefined || balanced === undefined) return true;
+  return balanced === null || Math.min(positives, n - positives) < perClass(minImages) ? null : balanced >= threshold;
+}
+
+const perClass = (minImages = 0): number => Math.max(1, Math.ceil(minImages / 4));
+
 /**
  * Accuracy at boundary 0.5 on images whose label a person or a consensus stands behind, and by kind. What only the generator meant
- * (`none`) is told beside it and never counts: intent is no truth.
+ * (`none`) is told beside it and never counts: intent is no truth. No answer (-1) is a wrong one.
  */
 export function measuredByTruth(rows: readonly { label: 0 | 1; prediction: number; truth: TruthKind }[]): Measured {
   if (rows.length === 0) return null;
-  const of = (some: readonly { label: 0 | 1; prediction: number }[]) => ({
-    accuracy: some.length === 0 ? 0 : some.filter((r) => (r.prediction > 0.5 ? 1 : 0) === r.label).length / some.length,
-    n: some.length,
-  });
+  const counts = (some: typeof rows) => {
+    const { accuracy, n, positives, balanced } = metricsOf(answeredOrWrong(some));
+    return { accuracy, n, positives: positives ?? 0, balanced: balanced ?? null };
+  };
+  const of = (some: typeof rows) => {
+    const { accuracy, n } = counts(some);
+    return { accuracy, n };
+  };
   const kinds = [...new Set(rows.map((r) => r.truth))].sort();
   return {
-    ...of(rows.filter((r) => r.truth !== 'none')),
+    ...counts(rows.filter((r) => r.truth !== 'none')),
     byTruth: Object.fromEntries(kinds.map((kind) => [kind, of(rows.filter((r) => r.truth === kind))])),
   };
+}
+
+/** Rows in which no answer (-1) stands as the surest wrong one: metrics leave it out, and who answers little must not look good. */
+export function answeredOrWrong<T extends { label: 0 | 1; prediction: number }>(rows: readonly T[]): T[] {
+  return rows.map((row) => (row.prediction === NO_ANSWER ? { ...row, prediction: 1 - row.label } : row));
 }
 
 /** The gates that were measured and not reached. */
@@ -84,7 +107,7 @@ export function describeGates(results: readonly GateResult[]): string {
   return results.map(describeGate).join('; ');
 }
 
-function describeGate({ gate, threshold, value, n, passed, minImages, byTruth }: GateResult): string {
+function describeGate({ gate, threshold, value, n, passed, minImages, byTruth, positives = 0, balanced }: GateResult): string {
   const asked = `at least ${percent(threshold)} asked for`;
   const meant = byTruth?.none;
   const beside = meant ? `; by the generator's intent alone ${percent(meant.accuracy)} of ${meant.n}` : '';
@@ -92,9 +115,15 @@ function describeGate({ gate, threshold, value, n, passed, minImages, byTruth }:
   const by = kinds.length > 0 ? ` labelled by ${kinds.join(' and ')}` : '';
   const more = `(${asked}${beside})`;
   if (value === null) return `${NAMES[gate]} not measured ${more}`;
-  if (passed === null)
-    return `${NAMES[gate]} not measured: ${percent(value)} of ${n}${by}, but ${minImages ?? 1} images are needed ${more}`;
-  return `${NAMES[gate]} ${passed ? 'passed' : 'MISSED'}: ${percent(value)} of ${n}${by}, ${asked}${beside}`;
+  if (passed === null) {
+    const needed =
+      n < (minImages ?? 0)
+        ? `${minImages} images are needed`
+        : `only ${positives} with and ${n - positives} without roadwork, and ${perClass(minImages)} of each are needed`;
+    return `${NAMES[gate]} not measured: ${percent(value)} of ${n}${by}, but ${needed} ${more}`;
+  }
+  const alike = !passed && value >= threshold && typeof balanced === 'number' ? `, with classes alike ${percent(balanced)}` : '';
+  return `${NAMES[gate]} ${passed ? 'passed' : 'MISSED'}: ${percent(value)} of ${n}${by}${alike}, ${asked}${beside}`;
 }
 
 /** What enforcement makes of the gates, for the verdict's reason; null: no measured gate was missed, or they are not enforced. */

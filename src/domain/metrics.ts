@@ -55,11 +55,17 @@ export function mccOf({ tp, fp, tn, fn }: Confusion): number {
 export function metricsOf(rows: readonly JudgedAnswer[]): Metrics {
   const kept = answered(rows);
   const n = kept.length;
-  if (n === 0) return { accuracy: 0, mcc: 0, brier: 1, n: 0 };
+  if (n === 0) return { accuracy: 0, mcc: 0, brier: 1, n: 0, positives: 0, balanced: null };
   const counts = confusion(kept);
   let squares = 0;
   for (const { label, prediction } of kept) squares += (prediction - label) ** 2;
-  return { accuracy: (counts.tp + counts.tn) / n, mcc: mccOf(counts), brier: squares / n, n };
+  const positives = counts.tp + counts.fn;
+  return { accuracy: (counts.tp + counts.tn) / n, mcc: mccOf(counts), brier: squares / n, n, positives, balanced: balancedOf(counts) };
+}
+
+/** Mean of the shares of right answers of the two classes, [0, 1]; null when a class is missing. */
+export function balancedOf({ tp, fp, tn, fn }: Confusion): number | null {
+  return tp + fn === 0 || tn + fp === 0 ? null : (tp / (tp + fn) + tn / (tn + fp)) / 2;
 }
 
 /**

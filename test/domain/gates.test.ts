@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { GateThresholds } from '../../src/domain/contracts/common.js';
 import { describeGates, gateRefusal, gateResults, GateSettings, measuredByTruth } from '../../src/domain/gates.js';
+import { metricsOf } from '../../src/domain/metrics.js';
 import { loadConfig } from '../../src/platform/config.js';
 
 const production = GateThresholds.parse({});
@@ -52,6 +53,34 @@ describe('gates', () => {
     expect(gateRefusal(measured(0.5, 19), true)).toBeNull();
   });
 
+  it('are not passed by a model that always says no on streets that are nearly all without roadwork', () => {
+    const street = (label: 0 | 1, prediction: number) => ({ label, prediction });
+    const heldOut = (rows: { label: 0 | 1; prediction: number }[], minImages = 20) =>
+      gateResults(
+        { ...production, validation: null, freshSynthetic: null },
+        { validation: null, heldOut: metricsOf(rows), freshSynthetic: null },
+        minImages,
+      )[0]!;
+    const streets = Array.from({ length: 95 }, () => street(0, 0.1));
+    const works = (p: number, n = 5) => Array.from({ length: n }, () => street(1, p));
+    const always = heldOut([...streets, ...works(0.1)]);
+    expect(always).toMatchObject({ value: 0.95, balanced: 0.5, positives: 5, passed: false });
+    expect(describeGates([always])).toBe('held-out photographs MISSED: 95.0% of 100, with classes alike 50.0%, at least 94.0% asked for');
+    expect(heldOut([...streets, ...works(0.9)]).passed).toBe(true);
+    const few = heldOut([...streets, ...works(0.9, 4)]);
+    expect(few.passed).toBeNull();
+    expect(describeGates([few])).toBe(
+      'held-out photographs not measured: 100.0% of 99, but only 4 with and 95 without roadwork, and 5 of each are needed (at least 94.0% asked for)',
+    );
+    expect(heldOut(streets, 0).passed).toBeNull();
+    expect(heldOut(streets.map((r) => ({ ...r, prediction: 0.9 }))).passed).toBe(false);
+  });
+
+  it('count an image without an answer as one that is wrong, whatever it shows', () => {
+    const rows = [0, 1].map((label) => ({ label: label as 0 | 1, prediction: -1, truth: 'consensus' as const }));
+    expect(measuredByTruth(rows)).toMatchObject({ accuracy: 0, n: 2, balanced: 0 });
+  });
+
   it('on too few images stay open, and say what was found and how many are needed', () => {
     const [only] = gateResults(
       { validation: null, heldOut: 0.94, freshSynthetic: null },
@@ -74,6 +103,8 @@ describe('gates', () => {
     expect(freshSynthetic).toEqual({
       accuracy: 1,
       n: 2,
+      positives: 1,
+      balanced: 1,
       byTruth: { consensus: { accuracy: 1, n: 2 }, none: { accuracy: 0, n: 1 } },
     });
     expect(measuredByTruth([])).toBeNull();

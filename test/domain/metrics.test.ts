@@ -70,7 +70,7 @@ describe('metrics', () => {
         { label: 1, prediction: -1 },
       ]),
     ).toMatchObject({ accuracy: 1, n: 1 });
-    expect(metricsOf([{ label: 1, prediction: -1 }])).toEqual({ accuracy: 0, mcc: 0, brier: 1, n: 0 });
+    expect(metricsOf([{ label: 1, prediction: -1 }])).toEqual({ accuracy: 0, mcc: 0, brier: 1, n: 0, positives: 0, balanced: null });
   });
 
   it('refuse a prediction that is no probability', () => {

@@ -38,6 +38,10 @@ export const Metrics = z.object({
   brier: z.number().min(0).max(1),
   /** images measured */
   n: z.number().int().min(0),
+  /** of these, with roadwork; absent in what an older version measured */
+  positives: z.number().int().min(0).optional(),
+  /** mean of the shares of right answers with and without roadwork, since validators draw labels evenly; null: a class is missing */
+  balanced: z.number().min(0).max(1).nullable().optional(),
 });
 export type Metrics = z.infer<typeof Metrics>;
 
@@ -67,7 +71,10 @@ export const GateResult = z.object({
   value: z.number().min(0).max(1).nullable(),
   /** images measured */
   n: z.number().int().min(0),
-  /** null: not measured, or on too few images to say */
+  /** as in Metrics: the threshold holds for this as well, or a model that always says no would pass on a set of ordinary streets */
+  positives: z.number().int().min(0).optional(),
+  balanced: z.number().min(0).max(1).nullable().optional(),
+  /** null: not measured, or on too few images, of a class or in all, to say */
   passed: z.boolean().nullable(),
   /** fewer images than this say nothing; absent: none were asked for */
   minImages: z.number().int().positive().optional(),
