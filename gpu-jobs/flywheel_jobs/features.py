@@ -1,20 +1,16 @@
 """Features of images, computed once and kept: by image digest, backbone weights, preprocessing and view.
 
-Two layers: the machine's own cache folder, and the object store, which a rented GPU and the box at home share. Both outlive jobs
-and may be deleted at any time. A shard is written whole (by rename) after at most `SHARD` images, so that a killed job loses
-seconds. View 0 is the image itself; views 1.. go through the validator's own challenge augmentation with its JPEG, seeded by
-image and view, so that every job sees the same views.
+Kept after every `SHARD` views, so that a killed job loses seconds, on the machine and in the object store (`feature_store`). View 0 is
+the image itself; views 1.. go through the validator's own challenge augmentation with its JPEG, seeded by image and view, so that
+every job sees the same views.
 """
 
 from __future__ import annotations
 
 import io
-import json
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +19,9 @@ from PIL import Image, UnidentifiedImageError
 from .backbones import Backbone, Bytes, Computed, Floats
 from .context import JobContext
 from .errors import CorruptImage, OneImageTooBig, says_out_of_memory
+from .feature_store import FeatureStore, Key
 from .metrics import Array
 from .nets import FeatureKind
-from .objects import canonical_json, sha256, write_atomic
 from .weights import BackboneRef
 
 VIEW_VERSION = 1
@@ -34,9 +30,6 @@ BATCH = 32
 SHARD = 128
 JPEG_QUALITY = 75
 """Pillow's default, which the validator uses"""
-
-Key = tuple[str, int]
-"""image digest, view"""
 
 
 @dataclass(frozen=True)
@@ -84,83 +77,6 @@ def augmented(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-class FeatureStore:
-    """Shards of features in one folder for one feature space, and in a shared folder behind it.
-
-    A shard in the shared folder has a note beside it, written last: its SHA-256 and the images in it, so that only what is
-    wanted is fetched and only what is whole is used.
-    """
-
-    def __init__(self, folder: Path, shared: Path | None = None) -> None:
-        self._folder, self._shared = folder, shared
-        self._rows: dict[Key, tuple[Floats, Floats]] = {}
-        self._seen: set[str] = set()
-        for path in sorted(folder.glob("*.npz")) if folder.is_dir() else []:
-            if self._take(path.read_bytes()):
-                self._seen.add(path.stem)
-            else:
-                path.unlink(missing_ok=True)  # a damaged shard is only lost time
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._rows
-
-    def __getitem__(self, key: Key) -> tuple[Floats, Floats]:
-        return self._rows[key]
-
-    def _take(self, data: bytes) -> bool:
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as shard:
-                digests, views, final, mid = shard["digest"], shard["view"], shard["final"], shard["mid"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return False
-        for index, (digest, view) in enumerate(zip(digests.tolist(), views.tolist(), strict=True)):
-            self._rows[(digest.decode(), view)] = (final[index], mid[index])
-        return True
-
-    def pull(self, keys: Sequence[Key]) -> int:
-        """Fetches the shards of the shared folder that hold some of the keys; returns how many rows came."""
-        if self._shared is None or not self._shared.is_dir():
-            return 0
-        wanted, before = set(keys), len(self._rows)
-        for note_path in sorted(self._shared.glob("*.json")):
-            if note_path.stem in self._seen:
-                continue
-            try:
-                note = json.loads(note_path.read_text())
-                if not any((digest, view) in wanted for digest, views in note["images"].items() for view in views):
-                    continue
-                data = note_path.with_suffix(".npz").read_bytes()
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # unreadable or torn: computed again
-            if sha256(data) == note["sha256"] and self._take(data):
-                self._seen.add(note_path.stem)
-                write_atomic(self._folder / f"{note_path.stem}.npz", data)
-        return len(self._rows) - before
-
-    def add(self, keys: Sequence[Key], final: Floats, mid: Floats) -> None:
-        """Keeps the rows, durably, in both layers. Raises DiskFull or Infrastructure when the disk refuses."""
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            digest=np.array([digest.encode() for digest, _ in keys], "S64"),
-            view=np.array([view for _, view in keys], np.int32),
-            final=final,
-            mid=mid,
-        )
-        data = buffer.getvalue()
-        name = sha256("\n".join(f"{digest}:{view}" for digest, view in keys).encode())[:32]
-        write_atomic(self._folder / f"{name}.npz", data)
-        self._seen.add(name)
-        for index, key in enumerate(keys):
-            self._rows[key] = (final[index], mid[index])
-        if self._shared is not None:
-            images: dict[str, list[int]] = {}
-            for digest, view in keys:
-                images.setdefault(digest, []).append(view)
-            write_atomic(self._shared / f"{name}.npz", data)
-            write_atomic(self._shared / f"{name}.json", canonical_json({"sha256": sha256(data), "images": images}))
-
-
 class Extractor:
     """Computes and remembers the features of one backbone."""
 
@@ -168,8 +84,13 @@ class Extractor:
         """Raises BadInput or Infrastructure when the weights cannot be had."""
         self._ctx = ctx
         self.backbone = Backbone(ref, ctx)
-        shared = ctx.objects.derived / "features" / self.backbone.space
-        self._store = FeatureStore(ctx.cache_dir / "features" / self.backbone.space, shared)
+        space = self.backbone.space
+        dims = (self.backbone.dimensions["final"], self.backbone.dimensions["mid"])
+        shared = ctx.objects.derived(f"features/{space}")
+        self._store = FeatureStore(ctx.cache_dir / "features" / space, dims, shared, self._tell)
+
+    def _tell(self, what: str) -> None:
+        self._ctx.progress.step("shared-features", 1, 1, "notes", what)
 
     def features(self, digests: Sequence[str], views: int = 0, phase: str = "features") -> Features:
         """Features of the images, view 0 and `views` challenge views of each.
@@ -179,7 +100,8 @@ class Extractor:
         width = 1 + views
         wanted = [(digest, view) for digest in dict.fromkeys(digests) for view in range(width)]
         missing = [key for key in wanted if key not in self._store]
-        if missing and self._store.pull(missing):
+        if missing:
+            self._store.pull(missing, lambda done: self._ctx.progress.step(phase, done, len(missing), "views", "from the object store"))
             missing = [key for key in missing if key not in self._store]
         if missing:
             self._compute(missing, phase)

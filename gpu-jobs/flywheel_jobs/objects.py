@@ -13,7 +13,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import BadInput, Infrastructure, not_written
 
@@ -57,6 +57,48 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise not_written(path, error) from error
 
 
+class Derived(Protocol):
+    """Files by name that can be computed again. Each is written whole; who reads one checks it by what it knows of it."""
+
+    def names(self, suffix: str) -> list[str]:
+        """Names that end so, sorted. Raises Infrastructure when the place cannot be read."""
+        ...
+
+    def get(self, name: str) -> bytes | None:
+        """The bytes, unverified; None when there is no such file. Raises Infrastructure when it cannot be read."""
+        ...
+
+    def put(self, name: str, data: bytes) -> None:
+        """Writes or replaces a file. Raises DiskFull or Infrastructure."""
+        ...
+
+
+class DerivedFiles:
+    """Derived files in one folder, which is made when the first is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self, suffix: str) -> list[str]:
+        try:
+            return sorted(path.name for path in self._folder.iterdir() if path.name.endswith(suffix))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise Infrastructure(f"{self._folder} cannot be read: {error}. Correct its permissions, or delete it.") from error
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return (self._folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Infrastructure(f"{self._folder / name} cannot be read: {error}. Correct its permissions, or delete it.") from error
+
+    def put(self, name: str, data: bytes) -> None:
+        write_atomic(self._folder / name, data)
+
+
 class FileObjects:
     """An object store in one directory."""
 
@@ -73,11 +115,10 @@ class FileObjects:
         """A file with the object's bytes, for whoever can not take them from memory; missing where the object is."""
         return self.path(digest)
 
-    @property
-    def derived(self) -> Path:
-        """A part of the store for what can be computed again (features): shared by all machines, named by its readers, no object,
-        in no backup, and deletable at any time."""
-        return self.root / "derived"
+    def derived(self, space: str) -> Derived:
+        """A part of the store for what can be computed again (`features/...`): shared by all machines, named by its readers, no
+        object, in no backup, and deletable at any time."""
+        return DerivedFiles(self.root / "derived" / space)
 
     def has(self, digest: str) -> bool:
         """Whether the object is there (its bytes are checked on reading, not here)."""

@@ -2,23 +2,27 @@
 
 Keys are `<prefix><first two hex>/<digest>`, the layout of the file store, so that `aws s3 sync` between a home's `objects/` and the bucket
 moves one into the other. Every object is verified when it is read, from wherever it comes. Credentials come from the environment or
-the machine's role, as boto3 looks for them, and never stand in a spec. Features under `derived/` stay on the machine.
+the machine's role, as boto3 looks for them, and never stand in a spec. What can be computed again (features) lies under
+`<prefix>derived/`, the file store's layout too, and is checked by its readers.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import BadInput, Infrastructure
-from .objects import FileObjects, sha256, write_atomic
+from .objects import Derived, FileObjects, sha256, write_atomic
 
 ATTEMPTS = 5
 TIMEOUT_SECONDS = 60
 KEPT_SHARE = 0.9
 """the cache is emptied down to this share of its limit, oldest use first"""
+PAGE = 1000
+"""names a page of a listing: the most that S3 gives"""
 MISSING = ("404", "NoSuchKey", "NotFound")
 
 
@@ -70,23 +74,29 @@ class RemoteObjects(FileObjects):
 
     def _ask(self, digest: str, what: str, **more: Any) -> Any:
         """One call of the bucket for an object; None when it is not there. Raises Infrastructure for any other failure."""
+        return self._call(f"object {digest}", what, Key=self._key(digest), **more)
+
+    def _call(self, whom: str, what: str, **more: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            return getattr(self._client(), what)(Bucket=self._bucket.name, Key=self._key(digest), **more)
+            return getattr(self._client(), what)(Bucket=self._bucket.name, **more)
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in MISSING:
                 return None
-            raise self._unreachable(digest, error) from error
+            raise self._unreachable(whom, error) from error
         except BotoCoreError as error:
-            raise self._unreachable(digest, error) from error
+            raise self._unreachable(whom, error) from error
 
-    def _unreachable(self, digest: str, error: Exception) -> Infrastructure:
+    def _unreachable(self, whom: str, error: Exception) -> Infrastructure:
         return Infrastructure(
-            f"object {digest} of bucket {self._bucket.name}: {error}. Finished parts were kept. "
+            f"{whom} of bucket {self._bucket.name}: {error}. Finished parts were kept. "
             "Check bucket, endpoint and credentials, then start the job again."
         )
+
+    def derived(self, space: str) -> Derived:
+        return DerivedKeys(self._call, self._body, f"{self._bucket.prefix}derived/{space}/")
 
     def has(self, digest: str) -> bool:
         """Whether the object is there, here or in the bucket."""
@@ -108,7 +118,7 @@ class RemoteObjects(FileObjects):
                 f"object {digest} is not in bucket {self._bucket.name} under {self._bucket.prefix or 'its root'}. Nothing was changed. "
                 "Upload it, or correct the reference."
             )
-        data = self._body(digest, found)
+        data = self._body(f"object {digest}", found)
         if sha256(data) != digest:
             raise Infrastructure(
                 f"object {digest} is corrupt in bucket {self._bucket.name}: its bytes do not hash to its name. "
@@ -117,7 +127,7 @@ class RemoteObjects(FileObjects):
         self._keep(path, data)
         return data
 
-    def _body(self, digest: str, found: Any) -> bytes:
+    def _body(self, whom: str, found: Any) -> bytes:
         from botocore.exceptions import BotoCoreError, FlexibleChecksumError
 
         try:
@@ -126,7 +136,7 @@ class RemoteObjects(FileObjects):
         except FlexibleChecksumError:  # the bucket's own checksum: the digest tells the same, in our words
             return b""
         except (BotoCoreError, OSError) as error:
-            raise self._unreachable(digest, error) from error
+            raise self._unreachable(whom, error) from error
 
     def put(self, data: bytes) -> str:
         """Uploads the bytes unless they are there, keeps a copy, and returns their digest."""
@@ -178,3 +188,32 @@ class RemoteObjects(FileObjects):
             path.unlink(missing_ok=True)
             held -= size
         self._held = held + room
+
+
+class DerivedKeys:
+    """Derived files of a bucket under one prefix. A key is replaced whole or not at all, as S3 has it."""
+
+    def __init__(self, call: Callable[..., Any], body: Callable[[str, Any], bytes], prefix: str) -> None:
+        """`call`, `body`: those of the bucket's RemoteObjects, so that client, retries and failures are the same."""
+        self._call, self._body, self._prefix = call, body, prefix
+
+    def names(self, suffix: str) -> list[str]:
+        """One page of `PAGE` names after the other; keys of folders below are left out."""
+        found: list[str] = []
+        more: dict[str, str] = {}
+        while True:
+            page = self._call(self._prefix, "list_objects_v2", Prefix=self._prefix, Delimiter="/", MaxKeys=PAGE, **more)
+            keys = [one["Key"] for one in (page or {}).get("Contents", [])]
+            found += [key.removeprefix(self._prefix) for key in keys if key.endswith(suffix)]
+            if not (page or {}).get("IsTruncated"):
+                return sorted(found)
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def get(self, name: str) -> bytes | None:
+        key = self._prefix + name
+        found = self._call(key, "get_object", Key=key)
+        return None if found is None else self._body(key, found)
+
+    def put(self, name: str, data: bytes) -> None:
+        key = self._prefix + name
+        self._call(key, "put_object", Key=key, Body=data)

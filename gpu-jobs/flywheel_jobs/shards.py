@@ -16,7 +16,7 @@ from typing import Any
 
 from .context import JobContext
 from .errors import BadInput
-from .objects import FileObjects, sha256
+from .objects import Derived, FileObjects, sha256
 from .spec import read_manifest
 
 FORMAT = "streetvision-shards/1"
@@ -101,6 +101,9 @@ class ShardedObjects(FileObjects):
 
     def local(self, digest: str) -> Path:
         return self._base.local(digest)
+
+    def derived(self, space: str) -> Derived:
+        return self._base.derived(space)
 
     def get(self, digest: str) -> bytes:
         place = self._place.get(digest)

@@ -1,4 +1,6 @@
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ from PIL import Image
 from flywheel_jobs import backbones
 from flywheel_jobs.backbones import Backbone, Preprocess
 from flywheel_jobs.errors import BadInput, Infrastructure, WeightsOutOfReach
+from flywheel_jobs.feature_store import FeatureStore
 from flywheel_jobs.features import Extractor, challenge_view, decode
 from flywheel_jobs.nets import feature_net
+from flywheel_jobs.objects import DerivedFiles
 from flywheel_jobs.weights import BackboneRef, create, fit_state, package_checkpoint
 
 TINY = BackboneRef.of(MEMBERS[0])
@@ -199,10 +203,58 @@ def test_another_machine_finds_the_features_in_the_object_store(ctx, tmp_path, m
 def test_a_damaged_shard_in_the_object_store_is_never_used(ctx, tmp_path):
     digests = [one["digest"] for one in world(ctx.objects, "train", 3, 1, 1)]
     first = Extractor(ctx, TINY).features(digests)
-    for shard in ctx.objects.derived.rglob("*.npz"):
+    for shard in (ctx.objects.root / "derived").rglob("*.npz"):
         shard.write_bytes(shard.read_bytes()[:-7] + b"garbage")
     again = Extractor(make_context(tmp_path, cache="rented", work="rented"), TINY).features(digests)
     assert np.abs(first.final - again.final).max() < 1e-6
+
+
+def test_a_shared_folder_that_refuses_costs_time_and_is_told_once(tmp_path, monkeypatch):
+    here = make_context(tmp_path)
+    digests = [one["digest"] for one in world(here.objects, "train", 3, 1, 1)]
+    whole = Extractor(make_context(tmp_path, cache="other", work="other"), TINY).features(digests[:2])
+    monkeypatch.setattr(DerivedFiles, "names", _refuse)
+    extractor = Extractor(here, TINY)
+    assert np.array_equal(extractor.features(digests[:2]).final, whole.final)
+    extractor.features(digests)
+    lines = [json.loads(line) for line in (tmp_path / "work" / "progress.jsonl").read_text().splitlines()]
+    (once,) = [line["message"] for line in lines if line["phase"] == "shared-features"]
+    assert "computes what is missing: the folder is gone" in once
+
+
+def _refuse(*_args):
+    raise Infrastructure("the folder is gone")
+
+
+def test_a_shard_lies_in_the_object_store_before_its_note_does(ctx, monkeypatch):
+    written, real = [], DerivedFiles.put
+    monkeypatch.setattr(DerivedFiles, "put", lambda self, name, data: (real(self, name, data), written.append(Path(name).suffix)))
+    Extractor(ctx, TINY).features([one["digest"] for one in world(ctx.objects, "train", 2, 1, 1)])
+    assert written == [".npz", ".json"]
+
+
+def test_two_jobs_that_compute_the_same_at_once_leave_one_whole_shard(tmp_path):
+    jobs = [make_context(tmp_path, cache=name, work=name) for name in ("a", "b")]
+    digests = [one["digest"] for one in world(jobs[0].objects, "train", 3, 1, 1)]
+    extractors = [Extractor(job, TINY) for job in jobs]  # both look before either has written
+    for extractor in extractors:
+        extractor._store.pull([(digest, 0) for digest in digests])
+        extractor._compute([(digest, 0) for digest in digests], "features")
+    files = sorted(path.name for path in (jobs[0].objects.root / "derived").rglob("*.*"))
+    assert len(files) == 2
+    note = json.loads(next((jobs[0].objects.root / "derived").rglob("*.json")).read_text())
+    assert note["sha256"].startswith(files[0].split(".")[0])
+    assert sorted(note["images"]) == sorted(digests)
+
+
+def test_a_whole_shard_of_another_feature_space_is_passed_over(ctx, tmp_path):
+    digests = [one["digest"] for one in world(ctx.objects, "train", 3, 1, 1)]
+    extractor = Extractor(ctx, TINY)
+    shared = ctx.objects.derived(f"features/{extractor.backbone.space}")
+    rows = np.ones((3, 7), np.float32)
+    FeatureStore(tmp_path / "foreign", (7, 7), shared).add([(digest, 0) for digest in digests], rows, rows)
+    shared.put("0123.json", b'{"sha256": 1}')
+    assert extractor.features(digests).final.shape[2] == extractor.backbone.dimensions["final"] != 7
 
 
 def test_a_damaged_shard_is_computed_again(ctx, tmp_path):

@@ -1,6 +1,7 @@
 """Objects of a bucket, against a real S3 gateway (versitygw on loopback): from FLYWHEEL_S3_GATEWAY, PATH, or built once with Go."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import socket
@@ -9,16 +10,21 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import make_context, snapshot_rows, world
+from conftest import MEMBERS, make_context, snapshot_rows, world
 
-from flywheel_jobs import import_check
+from flywheel_jobs import backbones, import_check
+from flywheel_jobs.context import JobContext
 from flywheel_jobs.errors import BadInput, Infrastructure
+from flywheel_jobs.features import Extractor
 from flywheel_jobs.objects import FileObjects, sha256
+from flywheel_jobs.progress import Progress
 from flywheel_jobs.remote import Bucket, RemoteObjects
 from flywheel_jobs.shards import ShardedObjects
 from flywheel_jobs.shards import run as pack
 from flywheel_jobs.spec import with_defaults
+from flywheel_jobs.weights import BackboneRef
 
 GATEWAY = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 BIG = 1 << 30
@@ -193,3 +199,114 @@ def test_a_job_on_a_bucket_gives_what_it_gives_on_files(bucket, tmp_path):
     findings = RemoteObjects(bucket, tmp_path / "home", BIG).get_jsonl(result["output"]["findings"])
     assert [one["kind"] for one in findings] == [one["kind"] for one in here.objects.get_jsonl(plain["findings"])]
     assert "testtest" not in (tmp_path / "rented" / "work" / "result.json").read_text() + ran.stdout + ran.stderr
+
+
+TINY = BackboneRef.of(MEMBERS[0])
+
+
+class Machine:
+    """A machine of its own on the bucket: cache and work folder, and how many images went through the network there."""
+
+    def __init__(self, bucket: Bucket, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.computed = 0
+        (root / "work").mkdir(parents=True)
+        self.objects = RemoteObjects(bucket, root / "cache" / "objects", BIG)
+        self.ctx = JobContext(self.objects, root / "cache", root / "work", 1, Progress(root / "work", quiet=True))
+        self._patch = monkeypatch
+        self._real = backbones.Backbone.compute
+
+    def features(self, digests, views=0):
+        def counted(backbone, pixels):
+            self.computed += len(pixels)
+            return self._real(backbone, pixels)
+
+        with self._patch.context() as patch:
+            patch.setattr(backbones.Backbone, "compute", counted)
+            return Extractor(self.ctx, TINY).features(digests, views)
+
+    def told(self):
+        lines = [json.loads(line) for line in (self.ctx.work_dir / "progress.jsonl").read_text().splitlines()]
+        return [line["message"] for line in lines if line["phase"] == "shared-features"]
+
+
+@pytest.fixture
+def machine(bucket, tmp_path, monkeypatch):
+    return lambda name: Machine(bucket, tmp_path / name, monkeypatch)
+
+
+def in_bucket(gateway, bucket, suffix):
+    return sorted((gateway[1] / bucket.prefix / "derived" / "features").rglob(f"*{suffix}"))
+
+
+def test_features_are_computed_once_for_all_machines_and_only_what_is_wanted_is_fetched(machine, gateway, bucket, monkeypatch):
+    monkeypatch.setattr("flywheel_jobs.features.SHARD", 4)
+    monkeypatch.setattr("flywheel_jobs.features.BATCH", 4)
+    monkeypatch.setattr("flywheel_jobs.remote.PAGE", 3)  # 8 files of shards and notes: three pages
+    first, second, third = machine("first"), machine("second"), machine("third")
+    digests = [one["digest"] for one in world(first.objects, "train", 8, 1, 1)]
+    whole = first.features(digests, views=1)
+    assert first.computed == 16
+    assert [len(in_bucket(gateway, bucket, suffix)) for suffix in (".npz", ".json")] == [4, 4]
+    assert np.array_equal(second.features(digests[::-1], views=1).final[::-1], whole.final)
+    assert second.computed == 0
+    assert len(list((second.ctx.cache_dir / "features").rglob("*.npz"))) == 4
+    third.features(digests[:1])
+    assert third.computed == 0
+    assert len(list((third.ctx.cache_dir / "features").rglob("*.npz"))) == 1
+    assert not [*first.told(), *second.told(), *third.told()]
+
+
+def test_torn_shards_and_notes_in_the_bucket_are_computed_again_and_mended(machine, gateway, bucket, monkeypatch):
+    monkeypatch.setattr("flywheel_jobs.features.SHARD", 2)
+    monkeypatch.setattr("flywheel_jobs.features.BATCH", 2)
+    first, second, third = machine("first"), machine("second"), machine("third")
+    digests = [one["digest"] for one in world(first.objects, "train", 6, 1, 1)]
+    whole = first.features(digests)
+    shards, notes = in_bucket(gateway, bucket, ".npz"), in_bucket(gateway, bucket, ".json")
+    shards[0].write_bytes(shards[0].read_bytes()[:200])
+    notes[1].write_bytes(b'{"sha256":')
+    assert np.array_equal(second.features(digests).final, whole.final)
+    assert second.computed == 4
+    assert in_bucket(gateway, bucket, ".npz") == shards
+    third.features(digests)
+    assert third.computed == 0
+
+
+def test_a_bucket_that_takes_no_features_costs_time_and_is_told_once(machine, gateway, bucket, monkeypatch):
+    first = machine("first")
+    digests = [one["digest"] for one in world(first.objects, "train", 3, 1, 1)]
+    (gateway[1] / bucket.prefix / "derived").write_bytes(b"in the way")
+    found = first.features(digests)
+    assert (len(found.final), first.computed) == (3, 3)
+    (once,) = first.told()
+    assert "computes what is missing" in once
+    assert f"{bucket.prefix}derived/features/" in once
+    assert first.features(digests).final.shape == found.final.shape
+    assert first.computed == 3  # the machine's own folder has them
+
+
+def test_the_bucket_is_listed_and_read_after_a_fork_too(machine, gateway, bucket):
+    first = machine("first")
+    first.objects.derived("features/x").put("one.json", b"1")
+
+    def child(sender):
+        shared = first.objects.derived("features/x")
+        sender.send((shared.names(".json"), shared.get("one.json"), shared.get("none.json"), shared.names(".npz")))
+
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    forked = multiprocessing.get_context("fork").Process(target=child, args=(sender,))
+    forked.start()
+    assert receiver.poll(60)
+    assert receiver.recv() == (["one.json"], b"1", None, [])
+    forked.join(60)
+
+
+def test_a_job_that_reads_shards_shares_its_features_through_the_bucket_behind_them(bucket, tmp_path):
+    store = RemoteObjects(bucket, tmp_path / "one", BIG)
+    ctx = make_context(tmp_path)
+    rows = world(ctx.objects, "train", 2, 1, 1)
+    packed = ctx.objects.get_json(pack(ctx, {"manifest": ctx.objects.put_jsonl(rows), "maxShardBytes": 50_000})["index"])
+    for shard in packed["shards"]:
+        store.put(ctx.objects.get(shard["index"]))
+    ShardedObjects(store, store.put_json(packed)).derived("features/x").put("one.json", b"1")
+    assert RemoteObjects(bucket, tmp_path / "two", BIG).derived("features/x").names(".json") == ["one.json"]

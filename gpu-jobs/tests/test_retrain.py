@@ -139,8 +139,8 @@ def test_a_retrain_goes_on_from_the_parent_with_new_images_and_a_replay(tuned, m
 
 def known_to(ctx, trained):
     """Images whose features by the first member's backbone are in the shared store."""
-    folder = ctx.objects.derived / "features" / Extractor(ctx, trained.members[0].ref).backbone.space
-    return {digest for note in folder.glob("*.json") for digest in json.loads(note.read_text())["images"]}
+    shared = ctx.objects.derived(f"features/{Extractor(ctx, trained.members[0].ref).backbone.space}")
+    return {digest for note in shared.names(".json") for digest in json.loads(shared.get(note))["images"]}
 
 
 def test_a_retrain_that_is_no_better_than_its_parent_learns_a_head_on_the_parents_backbone(tuned):
