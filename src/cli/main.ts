@@ -8,6 +8,7 @@ import { describeError, errorJson, EXIT, EXIT_HELP, exitCodeOf, writeOut } from 
 import { type CommonOptions, createContext } from './context.js';
 import type { SimulateOptions } from './simulateCommand.js';
 import type { EmbedOptions, EvaluateOptions, ImportCheckOptions } from './jobCommands.js';
+import type { ReportOptions } from './reportCommand.js';
 import type { ReviewOptions } from './reviewCommand.js';
 
 function port(text: string): number {
@@ -139,6 +140,14 @@ export function createProgram(): Command {
     .option('--data <dir>', 'labelled images (default: the held-out pool)', absolute)
     .option('--out <dir>', 'folder for predictions.jsonl and report.json', absolute)
     .action(async (options: EvaluateOptions) => (await import('./jobCommands.js')).evaluateCommand(createContext(options, 'cli'), options));
+
+  common(program.command('report'))
+    .description("what a model's training left to be looked at: pictures, TensorBoard events, members, votes, what gives it again")
+    .argument('[model]', 'name or digest of a model in the catalog (default: the newest)')
+    .option('--out <dir>', 'folder for the files (default: reports/MODEL in the home)', absolute)
+    .action(async (model: string | undefined, options: ReportOptions) =>
+      (await import('./reportCommand.js')).reportCommand(createContext(options, 'cli'), model, options),
+    );
 
   common(program.command('embed'))
     .description('features of images by the backbone of a member, as safetensors')

@@ -51,6 +51,7 @@ describe('the command line', () => {
       'import',
       'import-check',
       'evaluate',
+      'report',
       'embed',
       'review',
       'promote',

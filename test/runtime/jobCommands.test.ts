@@ -1,10 +1,13 @@
-/** `flywheel import-check`, `evaluate` and `embed` as a user runs them: real jobs in Python, a bundle of known behaviour, drawn images. */
+/** `flywheel import-check`, `evaluate`, `embed` and `report` as a user runs them: real jobs in Python, a bundle of known behaviour, drawn images. */
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import { EXIT } from '../../src/cli/exit.js';
 import { main } from '../../src/cli/main.js';
+import { openCatalog } from '../../src/platform/catalog/index.js';
+import { homePaths } from '../../src/platform/home.js';
+import { FileObjectStore } from '../../src/platform/objects/index.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
 import { captureTerminal } from '../support/terminal.js';
@@ -131,5 +134,89 @@ describe('flywheel embed', () => {
     const { code, result } = await flywheel('embed', '--data', data, '--out', path.join(folder, 'x'), '--member', 'nobody');
     expect(code).toBe(EXIT.badInput);
     expect(JSON.stringify(result)).toMatch(/lite0-both, lite0-mid/);
+  });
+});
+
+describe('flywheel report', () => {
+  const metrics = { accuracy: 0.9, mcc: 0.8, brier: 0.1, n: 20 };
+
+  /** A home with one model, and the result of its training beside that of another job. */
+  async function home(report: boolean): Promise<string> {
+    const root = await mkdtemp(path.join(folder, 'report-'));
+    const paths = homePaths(root);
+    const objects = new FileObjectStore(paths.objects);
+    const put = (text: string) => objects.put(Buffer.from(text));
+    const trained = await put('trained');
+    const catalog = await openCatalog(paths.catalog);
+    const model = {
+      bundle: await put('bundle'),
+      parent: null,
+      turn: 'turn-0001',
+      status: 'candidate',
+      createdAt: 1,
+      evidence: {},
+    } as const;
+    await catalog.addModel({ id: 'turn-0001', trained, ...model });
+    await catalog.close();
+    const pictures = { learningCurves: 'curves', confusion: 'confusion', reliability: 'reliability', worst: 'worst', history: '{}' };
+    const kept = await Promise.all(Object.entries(pictures).map(async ([kind, text]) => [kind, await put(text)] as const));
+    const output = {
+      trained,
+      members: [{ name: 'lite0', stage: 'probe', note: 'fine-tune thrown away', weight: 1, validate: metrics }],
+      validate: metrics,
+      errorCorrelation: 0,
+      ablation: [],
+      counts: { real: 30, synthetic: 6, leftOut: 2 },
+      report: report
+        ? {
+            ...Object.fromEntries(kept),
+            tensorboard: [
+              { member: 'lite0', events: await put('first') },
+              { member: 'lite0', events: await put('second') },
+            ],
+          }
+        : null,
+    };
+    const result = { version: 1, name: 'x', ok: true, seconds: 1, environment: {} };
+    const of = (job: string, more: object) => JSON.stringify({ ...result, job, output: more });
+    for (const [name, text] of [
+      ['a-torn', '{'],
+      ['b-export', of('export', { bundle: trained })],
+      ['c-train', of('train', output)],
+    ] as const) {
+      await mkdir(path.join(paths.jobs, name), { recursive: true });
+      await writeFile(path.join(paths.jobs, name, 'result.json'), text);
+    }
+    return root;
+  }
+  const report = async (root: string, ...args: string[]) => {
+    const code = await main(['report', ...args, '--home', root, '--json']);
+    return { code, result: JSON.parse(out.trimEnd().split('\n').at(-1) ?? '') as Record<string, unknown> };
+  };
+
+  it('writes the pictures and event files of the newest model under names that their readers take', async () => {
+    const root = await home(true);
+    const { code, result } = await report(root);
+    expect(code, err).toBe(EXIT.ok);
+    const dir = path.join(root, 'reports', 'turn-0001');
+    expect(result).toMatchObject({ model: 'turn-0001', out: dir });
+    const read = (name: string) => readFile(path.join(dir, name), 'utf8');
+    expect(await read('learning-curves.png')).toBe('curves');
+    expect(await read('worst-errors.png')).toBe('worst');
+    expect(await read('tensorboard/lite0/events.out.tfevents.0001')).toBe('second');
+    expect(JSON.parse(await read('training.json'))).toMatchObject({ model: 'turn-0001', counts: { real: 30 } });
+    expect(err).toMatch(/90\.0% of 20 validation images.*30 photographs and 6 synthetic images \(2 left out\)/);
+    expect(err).toMatch(/lite0 .*fine-tune thrown away/);
+  });
+
+  it('says so where no pictures were drawn, and where the training is not in this home', async () => {
+    const root = await home(false);
+    expect((await report(root, 'turn-0001')).result['files']).toEqual(['training.json']);
+    expect(err).toMatch(/no pictures were drawn/);
+    await rm(path.join(root, 'jobs'), { recursive: true });
+    const { code, result } = await report(root);
+    expect(code).toBe(EXIT.badInput);
+    expect(JSON.stringify(result)).toMatch(/training of turn-0001 is not among the jobs.*backups leave jobs out/);
+    expect((await report(root, 'nobody')).code).toBe(EXIT.badInput);
   });
 });
