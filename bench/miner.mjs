@@ -126,7 +126,7 @@ async function reference(args, core) {
 }
 /** Graphs no larger are served by processes of one thread; read from the miner's own rule. */
 async function sizes(model) {
-  const { deriveSizes, largestGraphBytes } = await import('../dist/platform/inference/pool.js');
+  const { deriveSizes, largestGraphBytes } = await import('../dist/platform/inference/sizing.js');
   return deriveSizes(0, 0, {
     graphBytes: largestGraphBytes(JSON.parse(readFileSync(path.join(common.models(), model, 'bundle.json'), 'utf8'))),
   });

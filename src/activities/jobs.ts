@@ -21,7 +21,7 @@ import {
 import { BadInputError, JobFailedError } from '../domain/errors.js';
 import { rotate } from '../domain/rotation.js';
 import { jobDir } from '../platform/gpu/local.js';
-import { deriveSizes } from '../platform/inference/pool.js';
+import { deriveSizes } from '../platform/inference/sizing.js';
 import type { TurnPlan } from '../workflows/types.js';
 import { beating, type ActivityDeps } from './deps.js';
 import { configOf } from './turns.js';

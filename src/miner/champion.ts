@@ -14,8 +14,9 @@ import { parseJson } from '../platform/fsutil.js';
 import { peekBundle } from '../platform/inference/bundle.js';
 import { availableBytes, bundleNeedsBytes, RESERVE_BYTES } from '../platform/inference/memory.js';
 import type { LeftOut } from '../platform/inference/messages.js';
-import { deriveSizes, InferencePool, largestGraphBytes, type Pool, type PoolLogger, type PoolOptions } from '../platform/inference/pool.js';
+import { InferencePool, type Pool, type PoolLogger, type PoolOptions } from '../platform/inference/pool.js';
 import type { Provider } from '../platform/inference/providers.js';
+import { deriveSizes, largestGraphBytes } from '../platform/inference/sizing.js';
 import { ShadowLane } from './shadow.js';
 import type { z } from 'zod';
 

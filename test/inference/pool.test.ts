@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { InferenceChild } from '../../src/platform/inference/child.js';
 import { evaluate } from '../../src/platform/inference/evaluate.js';
 import { monotonicMs, type OneResult } from '../../src/platform/inference/messages.js';
-import { deriveSizes, InferencePool, type PoolOptions } from '../../src/platform/inference/pool.js';
+import { InferencePool, type PoolOptions } from '../../src/platform/inference/pool.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
 import { alive } from '../support/processes.js';
@@ -131,30 +131,6 @@ describe('inference pool', () => {
     await pool.whenIdle();
     await Promise.resolve();
     expect(answered).toBe(20);
-  });
-
-  it('gives one process to each GPU', () => {
-    expect(deriveSizes(0, 0, { cores: 16, gpus: 2 })).toEqual({ processes: 2, threads: 7 });
-    expect(deriveSizes(3, 0, { cores: 16, gpus: 1 })).toEqual({ processes: 3, threads: 5 });
-    expect(deriveSizes(0, 0, { cores: 16, gpus: 1, graphBytes: 13e6 })).toEqual({ processes: 1, threads: 15 });
-  });
-
-  it('derives sizes that fit the cores, and takes what it is told', () => {
-    expect(deriveSizes(0, 0, { cores: 1 })).toEqual({ processes: 1, threads: 1 });
-    expect(deriveSizes(0, 0, { cores: 2 })).toEqual({ processes: 1, threads: 2 });
-    expect(deriveSizes(0, 0, { cores: 16 })).toEqual({ processes: 3, threads: 5 });
-    expect(deriveSizes(2, 0, { cores: 8 })).toEqual({ processes: 2, threads: 3 });
-    expect(deriveSizes(3, 1, { cores: 2 })).toEqual({ processes: 3, threads: 1 });
-  });
-
-  it('runs a small model in processes of one thread, and no more of them than are of use', () => {
-    const small = (cores: number, processes = 0, threads = 0) => deriveSizes(processes, threads, { cores, graphBytes: 13e6 });
-    expect(small(1)).toEqual({ processes: 1, threads: 1 });
-    expect(small(2)).toEqual({ processes: 2, threads: 1 });
-    expect(small(4)).toEqual({ processes: 3, threads: 1 });
-    expect(small(64)).toEqual({ processes: 4, threads: 1 });
-    expect(small(8, 2)).toEqual({ processes: 2, threads: 1 });
-    expect(small(8, 0, 3)).toEqual({ processes: 2, threads: 3 });
   });
 });
 

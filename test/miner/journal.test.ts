@@ -1,4 +1,3 @@
-import { createHash } from 'node:crypto';
 import { appendFile, mkdir, mkdtemp, open as openFile, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -6,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { JournalRecord } from '../../src/domain/contracts/miner.js';
 import { Journal, type JournalDisk, type JournalOptions } from '../../src/miner/journal.js';
 import { journalImagePath, readJournal, segmentsDir } from '../../src/platform/journal.js';
+import { journalRecord } from '../support/journalRecord.mjs';
 
 const logger = { info: () => undefined, warn: () => undefined, error: () => undefined };
 
@@ -25,22 +25,7 @@ async function journal(options: Partial<JournalOptions> = {}): Promise<Journal> 
   return made;
 }
 const image = (i: number, bytes = 500): Buffer => Buffer.alloc(bytes, `image ${i} `);
-function record(i: number, of: Buffer = image(i)): JournalRecord {
-  return {
-    v: 1,
-    id: `id-${i}`,
-    at: Date.now(),
-    image: createHash('sha256').update(of).digest('hex'),
-    bytes: of.length,
-    prediction: 0.25,
-    votes: { a: 0.25 },
-    latencyMs: 12.5,
-    validator: '5F7JYViuYtexS7WUCx9W1vgHArbTKR7h3rPJmz8VkLHoFxHy',
-    model: 'a'.repeat(64),
-    generation: 1,
-    shadow: null,
-  };
-}
+const record = (i: number, of: Buffer = image(i)): JournalRecord => journalRecord(`id-${i}`, of);
 const ids = async (offsets: Record<string, number> = {}): Promise<string[]> =>
   (await readJournal(dir, offsets)).flatMap((part) => part.records.map((r) => r.id));
 const segments = async (): Promise<string[]> => (await readdir(segmentsDir(dir))).sort();

@@ -11,3 +11,4 @@ export * from './memory.js';
 export * from './pool.js';
 export * from './preprocess.js';
 export * from './providers.js';
+export * from './sizing.js';

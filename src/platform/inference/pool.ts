@@ -2,9 +2,7 @@
  * The pool: inference processes of one bundle behind one bounded queue. A crashed process is started again with
  * back-off and what it had in hand is tried once more; a stuck one is killed. Refuses at once what it cannot answer in time.
  */
-import os from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { graphBytes, type Bundle } from '../../domain/contracts/bundle.js';
 import type { Digest } from '../../domain/contracts/common.js';
 import { Interarrival } from './batching.js';
 import { peekBundle } from './bundle.js';
@@ -14,6 +12,7 @@ import { monotonicMs, type LeftOut, type ModelInput, type OneResult } from './me
 import { allowedCpus, bindProcess, placement } from './placement.js';
 import { DEFAULT_IMAGE_LIMITS, ImageError, type ImageLimits } from './preprocess.js';
 import { chooseProviders, machineProbe, PROVIDERS, type Provider } from './providers.js';
+import { deriveSizes, largestGraphBytes } from './sizing.js';
 
 /** What the pool writes about its processes. A pino logger fits. */
 export interface PoolLogger {
@@ -112,46 +111,6 @@ const SMOOTHING = 0.1;
 
 /** What an answer may take for the sake of quality, ms: the field's own "never over 500 ms", less the network. */
 const LATENCY_BUDGET_MS = 300;
-
-/**
- * A model whose largest graph is no larger gains little from a second thread, since its operations are too short to share:
- * another process with another image gains more. Measured on two cores: two EfficientNet-Lite0 (13 MB each) answer 125
- * images/s in two processes of one thread and 70 to 91 in one of two; a ViT-B (340 MB) as many either way, and in half
- * the time each with two threads. Bytes of ONNX.
- */
-const SMALL_BYTES = 32 * 1024 * 1024;
-/** More than any miner is asked for; each process takes memory. */
-const MOST_SMALL = 4;
-
-/** What the derivation of processes and threads looks at. */
-export interface Machine {
-  cores: number;
-  /** GPUs that will be used; 0: the CPU computes */
-  gpus: number;
-  /** bytes of the largest graph of the bundle; Infinity: unknown, taken as large */
-  graphBytes: number;
-}
-
-/**
- * Processes and threads from the GPUs, or from the cores and the model. One process a GPU: a second would only share it.
- * On more than two cores one is left to the HTTP front. Small models: one thread a process; large ones: about four.
- * @param processes as configured; 0: derived
- * @param threads as configured, a process; 0: derived
- */
-export function deriveSizes(processes: number, threads: number, machine: Partial<Machine> = {}): { processes: number; threads: number } {
-  const { cores = os.availableParallelism(), gpus = 0, graphBytes = Number.POSITIVE_INFINITY } = machine;
-  const usable = cores <= 2 ? cores : cores - 1;
-  const small = graphBytes <= SMALL_BYTES;
-  const per = threads > 0 ? threads : small ? 1 : 4;
-  const byCores = Math.max(1, Math.floor(usable / per));
-  const many = processes > 0 ? processes : gpus > 0 ? gpus : small ? Math.min(MOST_SMALL, byCores) : byCores;
-  return { processes: many, threads: threads > 0 ? threads : small && gpus === 0 ? 1 : Math.max(1, Math.floor(usable / many)) };
-}
-
-/** Bytes of the largest graph of a bundle; Infinity when it cannot be told, which the process that loads it explains. */
-export function largestGraphBytes(bundle: Pick<Bundle, 'members'> | null): number {
-  return bundle === null ? Number.POSITIVE_INFINITY : Math.max(...bundle.members.map(graphBytes));
-}
 
 /** What the miner needs of a pool; whoever hands in another has these. */
 export type Pool = Pick<
