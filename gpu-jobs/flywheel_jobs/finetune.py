@@ -79,7 +79,7 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
     """how it ran: device, precision, compiled, steps ..."""
     history: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    """`steps`: loss and learning rate; `epochs`: accuracy and Brier score on `validate`"""
+    """`steps`: loss and learning rate; `epochs`: accuracy and Brier score on `validate`; `probe`: the one before, to be beaten"""
     events: tuple[Path, ...] = ()
     """TensorBoard event files"""
     validated: Validated | None = None
@@ -294,8 +294,9 @@ class _Run:
         session = None if self.cuda else onnx_session(to_onnx(net, self.job.preprocess.size, COMPUTED), self.ctx.threads)
         parts: list[list[Floats]] = []
         with torch.inference_mode():
-            for start in range(0, len(self.judged), BATCH):
-                pixels = self.judged[start : start + BATCH]
+            batch = self.ctx.batch(BATCH)
+            for start in range(0, len(self.judged), batch):
+                pixels = self.judged[start : start + batch]
                 if session is not None:
                     parts.append(session.run(list(COMPUTED), {"input": self.job.preprocess.tensor(pixels)}))
                 else:
@@ -512,7 +513,7 @@ class _Run:
             "seconds": round(float(state["seconds"]), 1),
             "peakMemoryMb": peak_memory_mb(self.cuda),
         }
-        history = {"steps": copy.deepcopy(state["steps"]), "epochs": copy.deepcopy(state["epochs"])}
+        history = {"steps": copy.deepcopy(state["steps"]), "epochs": copy.deepcopy(state["epochs"]), "probe": [dict(before)]}
         better = (best["accuracy"], -best["brier"]) > (before["accuracy"], -before["brier"])
         if not better:
             return Outcome(None, None, f"fine-tune thrown away, no better than its {job.start}: {told}", facts, history, events)

@@ -261,20 +261,22 @@ def choose_strength(
     judges: NDArray[np.bool_] | None = None,
     learns: NDArray[np.bool_] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[float, Judged]:
-    """The strength with the least scaled Brier score out of fold, and the logits behind it."""
+) -> tuple[float, Judged, list[tuple[float, float]]]:
+    """The strength with the least scaled Brier score out of fold, the logits behind it, and the score of each strength."""
     starts: dict[int, Head] = {}
+    scores: list[tuple[float, float]] = []
     best: tuple[float, float, Judged] | None = None
     for number, strength in enumerate(lambdas):
         judged = out_of_fold(rows, fold, strength, judges, learns, starts)
         score = judged.brier()
+        scores.append((strength, score))
         # a nearly equal score goes to the stronger regularisation, which comes first
         if best is None or score < best[1] - NEARLY:
             best = (strength, score, judged)
         if progress is not None:
             progress(number + 1, len(lambdas))
     assert best is not None
-    return best[0], best[2]
+    return best[0], best[2], scores
 
 
 def vote(probabilities: Sequence[Array], weights: Sequence[float]) -> Array:

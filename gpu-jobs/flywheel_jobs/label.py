@@ -152,7 +152,7 @@ def _cross_fit(rows: Rows, fold: Any, asked: Any, asked_fold: list[int | None], 
             heads.append(fit_rows(learn, LAMBDAS[0]))
             continue
         inner = group_folds(list(learn.groups), learn.labels.tolist(), min(3, possible), seed + 1 + k)
-        strength, judged = choose_strength(learn, inner, LAMBDAS)
+        strength, judged, _ = choose_strength(learn, inner, LAMBDAS)
         # votes are cast on the image itself, so that is where confidence must be right
         heads.append(fit_rows(learn, strength).scaled(judged.of_view(0).scale(), 0.0))
     p_train = np.empty(len(rows.labels))

@@ -122,22 +122,24 @@ def choose_recipe(
     learns: NDArray[np.bool_],
     progress: Callable[[int, int], None],
 ) -> tuple[Recipe, Judged, list[dict[str, Any]]]:
-    """The recipe with the least scaled Brier score out of fold, the logits behind it, and what was compared.
+    """The recipe with the least scaled Brier score out of fold, the logits behind it, and all that was compared.
 
     The convex head is the one to beat: another must be better by more than NEARLY.
     """
     tried: list[tuple[Recipe, Judged]] = []
+    compared: list[dict[str, Any]] = []
     others = grid(options, gamma, seed) if options["method"] in ("sgd", "sweep") else []
     if options["method"] in ("logistic", "sweep"):
-        strength, judged = choose_strength(rows, fold, judges=judges, learns=learns, progress=progress if not others else None)
+        strength, judged, scores = choose_strength(rows, fold, judges=judges, learns=learns, progress=progress if not others else None)
         tried.append((Logistic(strength), judged))
+        compared += [{**Logistic(one).told(), "brier": score} for one, score in scores]
     for number, recipe in enumerate(others):
         tried.append((recipe, out_of_fold(rows, fold, recipe, judges, learns)))
+        compared.append({**recipe.told(), "brier": tried[-1][1].brier()})
         progress(number + 1, len(others))
-    scores = [judged.brier() for _, judged in tried]
+    briers = [judged.brier() for _, judged in tried]
     best = 0
-    for number, score in enumerate(scores):
-        if score < scores[best] - NEARLY:
+    for number, score in enumerate(briers):
+        if score < briers[best] - NEARLY:
             best = number
-    compared = [{**recipe.told(), "brier": score} for (recipe, _), score in zip(tried, scores, strict=True)]
     return *tried[best], compared

@@ -48,7 +48,13 @@ def report_of(ctx: JobContext, members: list[Member], held: list[ImageRow], p: A
     y = labels_of(held)
     history = {
         "members": {
-            m.name: {"stage": m.stage, "sweep": m.sweep, "curve": m.history.get("curve"), "fineTune": m.history.get("fineTune")}
+            m.name: {
+                "stage": m.stage,
+                "head": m.recipe.told() if m.recipe is not None else {},
+                "sweep": m.sweep,
+                "curve": m.history.get("curve"),
+                "fineTune": m.history.get("fineTune"),
+            }
             for m in members
         },
         "validate": {

@@ -155,7 +155,8 @@ def test_pure_noise_gets_the_strongest_regularisation():
     n = 80
     rows = Rows(rng.normal(size=(n, 1, 40)).astype(np.float32), np.arange(n) % 2, np.ones(n), np.array([f"g{i}" for i in range(n)]))
     fold = group_folds(list(rows.groups), rows.labels.tolist(), 4, 0)
-    strength, _ = choose_strength(rows, fold, (30.0, 0.001))
+    strength, _, scores = choose_strength(rows, fold, (30.0, 0.001))
+    assert [one for one, _ in scores] == [30.0, 0.001]
     assert strength == 30.0
 
 

@@ -16,7 +16,7 @@ from flywheel_jobs.choice import choose
 from flywheel_jobs.errors import BadInput, CorruptImage
 from flywheel_jobs.features import decode
 from flywheel_jobs.finetune import build_member, focal_loss, parameter_groups
-from flywheel_jobs.heads import Head, Rows, group_folds
+from flywheel_jobs.heads import LAMBDAS, Head, Rows, group_folds
 from flywheel_jobs.loader import Views, batches, schedule, worker_count
 from flywheel_jobs.recipes import Batches, Logistic, choose_recipe, focal_slope, recipe_of
 from flywheel_jobs.sampling import Plan, hold_synthetic_share
@@ -298,7 +298,9 @@ def test_the_sweep_takes_the_convex_head_unless_another_is_clearly_better():
     all_of_them = np.ones(len(rows.labels), bool)
     options = {**OPTIONS["head"], "method": "sweep", "learningRates": [1e-5, 0.01], "batches": [64]}
     recipe, judged, compared = choose_recipe(rows, fold, options, 2.0, 7, all_of_them, all_of_them, lambda *_: None)
-    assert [one["method"] for one in compared] == ["logistic", "sgd", "sgd"]
+    # every strength that was tried is told, not the chosen one alone
+    assert [one["strength"] for one in compared if one["method"] == "logistic"] == list(LAMBDAS)
+    assert [one["method"] for one in compared[len(LAMBDAS) :]] == ["sgd", "sgd"]
     assert judged.brier() == min(one["brier"] for one in compared) or isinstance(recipe, Logistic)
     alone, _, _ = choose_recipe(rows, fold, {**options, "method": "sgd"}, 2.0, 7, all_of_them, all_of_them, lambda *_: None)
     assert isinstance(alone, Batches)
@@ -321,3 +323,25 @@ def test_the_same_numbers_draw_the_same_bytes(tmp_path):
     assert drawn[0] == drawn[1]
     assert Image.open(io.BytesIO(drawn[0])).format == "PNG"
     assert Image.open(io.BytesIO(report.draw_confusion(tmp_path, P, Y))).size[0] > 200
+
+
+def test_learning_curves_have_a_row_for_the_probe_and_one_for_the_fine_tune_that_was_thrown_away(tmp_path):
+    recipe = {"method": "logistic", "strength": 1.0}
+    probe = {
+        "stage": "probe",
+        "head": recipe,
+        "sweep": [{**recipe, "brier": 0.1}],
+        "curve": [{"images": 9, "brier": 0.2}],
+        "fineTune": None,
+    }
+    tune = {
+        "steps": [{"step": i, "loss": 1 / i, "lr": 0.1} for i in range(1, 90)],
+        "epochs": [{"epoch": 1, "step": 89, "accuracy": 0.8, "brier": 0.2}],
+        "probe": [{"accuracy": 0.9, "brier": 0.1}],
+    }
+
+    def height(**members):
+        return Image.open(io.BytesIO(report.draw_curves(tmp_path, {"members": members}))).size[1]
+
+    assert height(a=probe, b={**probe, "fineTune": tune}) == pytest.approx(3 * height(a=probe), abs=3)
+    assert height(a={**probe, "curve": None}) == height(a=probe)  # a retrain whose parent's settings stand
