@@ -7,12 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { gzipSync } from 'node:zlib';
 import sharp from 'sharp';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { connectDendrite, signedHeaders, synapseBody, type Dendrite } from '../../src/platform/bittensor/dendrite.js';
+import { connectDendrite, synapseBody, type Dendrite } from '../../src/platform/bittensor/dendrite.js';
 import { hotkeyFromMnemonic, type Hotkey } from '../../src/platform/bittensor/keys.js';
 import { claimedSize } from '../../src/platform/inference/imageHeader.js';
 import { readJournal } from '../../src/platform/journal.js';
 import { greyJpeg } from '../support/images.js';
 import { startMiner, type TestMiner } from '../support/miner.js';
+import { signed } from '../support/requests.js';
 import { TEST_KEYS } from './vectors.js';
 
 let t: TestMiner;
@@ -39,17 +40,7 @@ const ask = (image: Buffer) => dendrite.ask({ url: t.miner.url, axonHotkey: t.ho
 let last = BigInt(Date.now()) * 1_000_000n;
 function headers(key: Hotkey = t.validator, synapse = 'ImageSynapse', nonce = BigInt(Date.now()) * 1_000_000n): Record<string, string> {
   last = nonce > last ? nonce : last + 1n;
-  return signedHeaders({
-    hotkey: key,
-    axonHotkey: t.hotkey.address,
-    nonce: last,
-    uuid: 'hostile',
-    synapse,
-    timeoutSeconds: 9,
-    axonIp: '127.0.0.1',
-    axonPort: 1,
-    externalIp: '127.0.0.1',
-  });
+  return signed(key, t.hotkey.address, { nonce: last, uuid: 'hostile', synapse });
 }
 const lines = (fields: Record<string, string>): string =>
   Object.entries(fields)
@@ -293,17 +284,7 @@ describe('a request that was accepted but not answered', () => {
     try {
       await other.promote(1);
       await other.until('it is ready', () => other.miner.status().ready);
-      const fields = signedHeaders({
-        hotkey: other.validator,
-        axonHotkey: other.hotkey.address,
-        nonce: BigInt(Date.now()) * 1_000_000n,
-        uuid: 'restart',
-        synapse: 'ImageSynapse',
-        timeoutSeconds: 9,
-        axonIp: '127.0.0.1',
-        axonPort: 1,
-        externalIp: '127.0.0.1',
-      });
+      const fields = signed(other.validator, other.hotkey.address, { uuid: 'restart' });
       const send = async (content: string) =>
         (
           await fetch(`${other.miner.url}/ImageSynapse`, {

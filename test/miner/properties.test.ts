@@ -9,7 +9,6 @@ import { NONCE_FUTURE_NS, NONCE_PAST_NS, NonceLog, NonceTable } from '../../src/
 import { RateLimiter } from '../../src/miner/rate.js';
 import { SKEW_LIMIT_MS, SkewMeter } from '../../src/miner/skew.js';
 import { NotVerifiedError, requestId, Verifier } from '../../src/miner/verify.js';
-import { signedHeaders } from '../../src/platform/bittensor/dendrite.js';
 import { hotkeyFromMnemonic, type Hotkey } from '../../src/platform/bittensor/keys.js';
 import {
   HEADERS,
@@ -21,6 +20,7 @@ import {
 } from '../../src/platform/bittensor/protocol.js';
 import { claimedSize } from '../../src/platform/inference/imageHeader.js';
 import { ImageError } from '../../src/platform/inference/preprocess.js';
+import { signed } from '../support/requests.js';
 import { TEST_KEYS } from './vectors.js';
 
 const NOW = 1_795_476_273_918_569_471n;
@@ -30,18 +30,7 @@ beforeAll(async () => {
   await protocolReady();
   validator = await hotkeyFromMnemonic(TEST_KEYS.validator.mnemonic);
 });
-const genuine = (nonce: bigint, uuid = 'u', timeoutSeconds = 9) =>
-  signedHeaders({
-    hotkey: validator,
-    axonHotkey: MINER,
-    nonce,
-    uuid,
-    synapse: 'ImageSynapse',
-    timeoutSeconds,
-    axonIp: '127.0.0.1',
-    axonPort: 1,
-    externalIp: '127.0.0.1',
-  });
+const genuine = (nonce: bigint, uuid = 'u', timeoutSeconds = 9) => signed(validator, MINER, { nonce, uuid, timeoutSeconds });
 
 describe('any headers', () => {
   const value = fc.oneof(

@@ -8,11 +8,12 @@ import { beforeAll, describe, expect, it } from 'vitest';
 import { seededRng } from '../../src/domain/rng.js';
 import { openAxon, type Axon } from '../../src/miner/axon.js';
 import { Verifier } from '../../src/miner/verify.js';
-import { signedHeaders, synapseBody } from '../../src/platform/bittensor/dendrite.js';
+import { synapseBody } from '../../src/platform/bittensor/dendrite.js';
 import { hotkeyFromMnemonic, type Hotkey } from '../../src/platform/bittensor/keys.js';
 import { protocolReady } from '../../src/platform/bittensor/protocol.js';
 import { greyJpeg } from '../support/images.js';
 import { quiet } from '../support/miner.js';
+import { signed } from '../support/requests.js';
 import { TEST_KEYS } from './vectors.js';
 
 const GRACE_MS = 5000;
@@ -50,17 +51,7 @@ let nonce = 0n;
 function request(): Buffer {
   const now = BigInt(Date.now()) * 1_000_000n;
   nonce = now > nonce ? now : nonce + 1n;
-  const headers = signedHeaders({
-    hotkey: validator,
-    axonHotkey: miner.address,
-    nonce,
-    uuid: 'stop',
-    synapse: 'ImageSynapse',
-    timeoutSeconds: 9,
-    axonIp: '127.0.0.1',
-    axonPort: 1,
-    externalIp: '127.0.0.1',
-  });
+  const headers = signed(validator, miner.address, { nonce, uuid: 'stop' });
   const lines = Object.entries({ host: 'x', 'content-type': 'application/json', 'content-length': String(body.length), ...headers });
   return Buffer.from(`POST /ImageSynapse HTTP/1.1\r\n${lines.map(([name, value]) => `${name}: ${value}\r\n`).join('')}\r\n${body}`);
 }
