@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from flywheel_jobs.synth import ordinary, roadwork
-from flywheel_jobs.synth.compositor import another_view, composite, finish, light_up
+from flywheel_jobs.synth.camera import finish
+from flywheel_jobs.synth.compositor import another_view, composite
 from flywheel_jobs.synth.ground import Layer, Run, ordinary_wall, roadwork_wall
+from flywheel_jobs.synth.painting import light_up
 from flywheel_jobs.synth.scene import read_scene
 from flywheel_jobs.synth.streets import LIGHTS, draw_street, render
 from flywheel_jobs.synth.weather import KINDS, weather

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+"""h x w x 3, RGB"""
 Colour = tuple[float, float, float]
 """display RGB, each 0..1, as seen in full neutral light"""
 Points = Sequence[tuple[float, float]]

@@ -14,15 +14,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..context import JobContext
 from ..errors import BadInput
+from .canvas import Pixels
 from .compositor import composite
 from .weather import KINDS, weather
 
-Pixels = NDArray[np.uint8]
 Row = dict[str, Any]
 
 MAX_SIDE = 800

@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import Floats
+from .canvas import Floats, Pixels
 
-Pixels = NDArray[np.uint8]
 CAMERA_HEIGHT = 1.4
 """metres above the road: a dashboard camera"""
 WORK_WIDTH = 100

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .canvas import WHITE, Colour, Floats, jitter, pick
-from .compositor import compose, finish, open_picture
+from .camera import finish
+from .canvas import WHITE, Colour, Floats, Pixels, jitter, pick
+from .compositor import compose, open_picture
 from .figures import YELLOW, car, truck
 from .scene import CAMERA_HEIGHT, Scene
 
-Pixels = NDArray[np.uint8]
 Point = tuple[float, float]
 
 FACADES: tuple[Colour, ...] = (

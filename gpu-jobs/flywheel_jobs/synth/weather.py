@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from .canvas import Floats, pick
-from .compositor import finish
+from .camera import finish
+from .canvas import Floats, Pixels, pick
 from .scene import Scene, read_scene
 
-Pixels = NDArray[np.uint8]
 KINDS = ("rain", "fog", "glare", "night", "dusk", "overcast")
 
 
