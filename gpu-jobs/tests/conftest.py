@@ -81,3 +81,22 @@ def train_input(snapshot: str, **more: Any) -> dict[str, Any]:
     """Input of a train job, quick."""
     base = {"snapshot": snapshot, "members": MEMBERS, "initFrom": None, "views": 1, "fineTune": NEVER, "maxSyntheticShare": 0.5}
     return {**base, "ablation": True, "folds": 3, "seed": 7, **more}
+
+
+def export_order(ctx: JobContext, output: dict[str, Any], rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    """Input of an export job for what a train job gave."""
+    from flywheel_jobs.spec import with_defaults
+
+    base = {"trained": output["trained"], "name": "demo-1", "snapshot": ctx.objects.put_jsonl(rows), "parent": None}
+    base |= {"parity": ctx.objects.put_jsonl(rows), "parityImages": 4, "parityTolerance": 1e-3, "seed": 3, "calibrationImages": 8}
+    return with_defaults("export.input", {**base, **more})
+
+
+@pytest.fixture(scope="session")
+def ensemble(tmp_path_factory: pytest.TempPathFactory) -> tuple[JobContext, list[dict[str, Any]], dict[str, Any]]:
+    """A trained ensemble of two heads: (ctx, rows, train output)."""
+    from flywheel_jobs import train
+
+    ctx = make_context(tmp_path_factory.mktemp("ensemble"))
+    rows = snapshot_rows(ctx.objects)
+    return ctx, rows, train.run(ctx, train_input(ctx.objects.put_jsonl(rows)))

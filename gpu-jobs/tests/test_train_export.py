@@ -8,7 +8,7 @@ import time
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import MEMBERS, make_context, row, scene, snapshot_rows, train_input, world
+from conftest import MEMBERS, export_order, make_context, row, scene, snapshot_rows, train_input, world
 from safetensors.numpy import load
 
 from flywheel_jobs import export, train
@@ -16,7 +16,7 @@ from flywheel_jobs.errors import BadInput, Interrupted
 from flywheel_jobs.features import decode
 from flywheel_jobs.metrics import sigmoid
 from flywheel_jobs.schedules import learning_rate
-from flywheel_jobs.spec import validate, with_defaults
+from flywheel_jobs.spec import validate
 from flywheel_jobs.trained import Trained
 
 TUNE = {"mode": "always", "gate": 0.5, "epochs": 2, "batch": 8, "backboneLr": 1e-4, "headLr": 1e-3, "maxSeconds": 600}
@@ -205,17 +205,14 @@ def test_a_killed_training_started_again_ends_with_the_same_weights(tuned):
 
 
 def export_input(ctx, output, rows, **more):
-    base = {"trained": output["trained"], "name": "demo-1", "snapshot": ctx.objects.put_jsonl(rows), "parent": None}
-    given = {**base, "parity": ctx.objects.put_jsonl(rows), "parityImages": 6, "parityTolerance": 1e-4, "seed": 3, **more}
-    return with_defaults("export.input", given)
+    return export_order(ctx, output, rows, **{"parityImages": 6, "parityTolerance": 1e-4, **more})
 
 
 @pytest.fixture(scope="module")
-def bundled(tmp_path_factory):
+def bundled(ensemble):
     """An exported probe ensemble: (ctx, rows, train output, trained, export output, bundle)."""
-    ctx = make_context(tmp_path_factory.mktemp("bundled"))
-    rows = snapshot_rows(ctx.objects)
-    output, trained = run(ctx, rows)
+    ctx, rows, output = ensemble
+    trained = Trained.load(ctx.objects, output["trained"])
     found = export.run(ctx, export_input(ctx, output, rows))
     validate("export.output", found, "output")
     return ctx, rows, output, trained, found, json.loads(ctx.objects.get(found["bundle"]))
