@@ -159,8 +159,8 @@ FAILURES: tuple[type[JobError], ...] = (
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the error says that the disk, or the quota on it, is used up."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether the error says that the disk, the quota on it, or the limit on a file's size is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def not_written(what: object, error: OSError) -> Infrastructure:
@@ -168,7 +168,7 @@ def not_written(what: object, error: OSError) -> Infrastructure:
     if is_full(error):
         return DiskFull(
             f"the disk is full: {what} could not be written ({error}). Nothing of it was kept, finished parts were. "
-            "Free space (the cache folder may be deleted at any time), then start the job again."
+            "Free space (the cache folder may be deleted at any time) or raise the limit, then start the job again."
         )
     return Infrastructure(
         f"could not write {what}: {error}. Nothing of it was kept, finished parts were. Correct the permissions, then start the job again."

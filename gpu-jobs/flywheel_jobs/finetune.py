@@ -442,7 +442,7 @@ class _Run:
             accuracy, score = self._judge()[:2] if job.known is None else self._score(job.known[self.chosen])
             state["probe"] = {"accuracy": accuracy, "brier": score}
         views = Views(self.ctx.objects, job.train.digests, job.preprocess, Augment(job.augmentation, job.preprocess.size), job.seed)
-        workers = worker_count(job.loader["workers"], self.ctx.threads)
+        workers = worker_count(job.loader["workers"], self.ctx.threads, self.ctx.batch_divisor)
         stream = batches(
             views, job.plan, self.set.batch, self.set.epochs, int(state["step"]), workers, int(job.loader["prefetch"]), self.cuda
         )

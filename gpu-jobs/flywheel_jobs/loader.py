@@ -72,9 +72,9 @@ def schedule(plan: Plan, batch: int, epochs: int, first: int = 0) -> Iterator[li
             yield [(epoch, one) for one in shown[place * batch : (place + 1) * batch]]
 
 
-def worker_count(asked: int | None, threads: int) -> int:
-    """Workers to start: as asked, else the threads less the one that computes."""
-    return min(max(threads - 1, 0), MAX_WORKERS) if asked is None else asked
+def worker_count(asked: int | None, threads: int, divisor: int = 1) -> int:
+    """Workers to start: as asked, else the threads less the one that computes. `divisor`: fewer, after memory was short."""
+    return (min(max(threads - 1, 0), MAX_WORKERS) if asked is None else asked) // divisor
 
 
 def batches(
@@ -135,8 +135,11 @@ def _start_worker(_number: int) -> None:
 
 
 def _naming_images(loader: Any) -> Iterator[torch.Tensor]:
-    """The loader's batches; a job's own error in a worker comes out as itself, without the worker's traceback around it."""
-    from .errors import FAILURES, JobError
+    """The loader's batches; a job's own error in a worker comes out as itself, without the worker's traceback around it.
+
+    Raises OutOfMemory for a worker that died: that is what a kernel short of memory, or a container short of /dev/shm, does to it.
+    """
+    from .errors import FAILURES, JobError, OutOfMemory
 
     try:
         yield from loader
@@ -144,3 +147,12 @@ def _naming_images(loader: Any) -> Iterator[torch.Tensor]:
         own = {kind.__name__: kind for kind in FAILURES}[type(error).__name__]
         lines = [line for line in str(error).splitlines() if line.startswith(f"{own.__module__}.{own.__name__}: ")]
         raise own(lines[-1].partition(": ")[2] if lines else str(error)) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        told = str(error).splitlines()[0].rstrip(" .")
+        raise OutOfMemory(
+            f"a process that decodes images died ({told}). Memory was short, or in a container shared memory "
+            "(`docker run --shm-size 8g`). The last checkpoint was kept; a start with `batchDivisor` has fewer of these processes, "
+            "`loader.workers: 0` none."
+        ) from error

@@ -17,13 +17,27 @@ def cuda_visible() -> bool:
     return bool(torch.cuda.is_available())
 
 
+CGROUP = Path("/sys/fs/cgroup")
+"""where a container sees its own limits"""
+
+
+def cgroup_bytes(root: Path = CGROUP) -> float:
+    """Memory that this container may use, by control groups of either version; infinite where there is no limit."""
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return float((root / name).read_text())
+        except (OSError, ValueError):  # no such file; or "max"
+            continue
+    return float("inf")
+
+
 def memory_gb() -> float:
-    """Memory that training may use: of the GPU, else half of the machine's."""
+    """Memory that training may use: of the GPU, else half of what the machine has or its container is allowed."""
     if cuda_visible():
         import torch
 
         return float(torch.cuda.get_device_properties(0).total_memory / 1e9)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2e9
+    return min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cgroup_bytes()) / 2e9
 
 
 def peak_memory_mb(cuda: bool) -> float:

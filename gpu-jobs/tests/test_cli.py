@@ -180,6 +180,7 @@ def test_a_disk_that_fills_up_under_a_job_ends_it_with_the_exit_code_of_a_full_d
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 76, "out-of-memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 76, "out-of-memory"),
         (OSError(errno.ENOSPC, "No space left on device"), 73, "infrastructure"),
+        (OSError(errno.EFBIG, "File too large"), 73, "infrastructure"),
         (KeyError("surprise"), 71, "infrastructure"),
     ],
 )

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from flywheel_jobs.augment import Augment
 from flywheel_jobs.backbones import Preprocess
 from flywheel_jobs.catalogue import TABLE, Licence, licence_of, licence_warning
 from flywheel_jobs.choice import choose
-from flywheel_jobs.errors import BadInput, CorruptImage
+from flywheel_jobs.errors import BadInput, CorruptImage, OutOfMemory
 from flywheel_jobs.features import decode
 from flywheel_jobs.finetune import build_member, focal_loss, parameter_groups
 from flywheel_jobs.heads import LAMBDAS, Head, Rows, group_folds
 from flywheel_jobs.loader import Views, batches, schedule, worker_count
+from flywheel_jobs.machine import cgroup_bytes
 from flywheel_jobs.recipes import Batches, Logistic, choose_recipe, focal_slope, recipe_of
 from flywheel_jobs.sampling import Plan, hold_synthetic_share
 from flywheel_jobs.schedules import Settings, compiling_pays, ema_decay, learning_rate, precision_of, worth_trying
@@ -213,6 +216,31 @@ def test_a_corrupt_image_is_named_even_by_a_worker(ctx):
 def test_workers_leave_a_core_to_the_network():
     assert [worker_count(None, threads) for threads in (1, 2, 4, 64)] == [0, 1, 3, 8]
     assert worker_count(3, 1) == 3
+    assert [worker_count(None, 9, divisor) for divisor in (1, 2, 16)] == [8, 4, 0]  # after memory was short
+
+
+def test_a_decoding_process_that_dies_is_a_shortage_of_memory_with_advice(ctx):
+    class Dying(Views):
+        def __getitem__(self, key):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rows = world(ctx.objects, "train", 2, 2, 1)
+    preprocess = Preprocess(32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    views = Dying(ctx.objects, [one["digest"] for one in rows], preprocess, Augment(OPTIONS["augmentation"], 32), 1)
+    plan = Plan.of("weights", np.array([0, 1, 0, 1]), list("abcd"), np.ones(4), 1)
+    with pytest.raises(OutOfMemory, match=r"decodes images died .DataLoader worker.*--shm-size.*loader\.workers: 0"):
+        next(batches(views, plan, 2, 1, 0, 1, 2, False))
+
+
+def test_the_memory_of_a_container_is_what_it_may_use(tmp_path):
+    assert cgroup_bytes(tmp_path) == float("inf")
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("2000000000\n")
+    assert cgroup_bytes(tmp_path) == 2e9
+    (tmp_path / "memory.max").write_text("max\n")
+    assert cgroup_bytes(tmp_path) == 2e9
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    assert cgroup_bytes(tmp_path) == 1e9
 
 
 def test_a_resumed_schedule_is_the_rest_of_the_whole_one():

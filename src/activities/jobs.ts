@@ -13,6 +13,7 @@ import {
   JobResult,
   JOBS,
   JobSpec,
+  KILLED,
   MAX_BATCH_DIVISOR,
   type JobInput,
   type JobKind,
@@ -90,8 +91,11 @@ export function jobActivities(deps: ActivityDeps) {
         }
         if (status.state === 'unknown') return { outcome: 'again', message: 'the machine knows nothing of the job' };
         const said = await readResult(input.name);
-        const message =
-          said && !said.ok ? said.error.message : `exit code ${status.exitCode ?? 'unknown (killed)'}: ${status.logTail.slice(-2000)}`;
+        const ended =
+          status.exitCode === KILLED
+            ? 'it was killed (SIGKILL), as the kernel does where memory is short; it is started again with its batches halved'
+            : `exit code ${status.exitCode ?? 'unknown (killed)'}`;
+        const message = said && !said.ok ? said.error.message : `${ended}: ${status.logTail.slice(-2000)}`;
         if (status.exitCode === JOB_EXIT.ok && said?.ok) return { outcome: 'done', message: '' };
         return { outcome: await whatNext(input.name, status.exitCode), message };
       }
@@ -253,6 +257,11 @@ export function jobActivities(deps: ActivityDeps) {
     const last = await readResult(name).catch(() => null); // a result that can't be read is the backend's to judge
     const divisor = await batchDivisor(name).catch(() => 1);
     const short = last !== null && !last.ok && last.error.kind === 'out-of-memory';
+    if (last === null && divisor < MAX_BATCH_DIVISOR) {
+      // Without a word and by SIGKILL: the kernel, most likely. Smaller batches cost a stray kill nothing but speed.
+      const status = await gpu.status(name);
+      if (status.state === 'ended' && status.exitCode === KILLED) return divisor * 2;
+    }
     return short ? Math.min(divisor * 2, MAX_BATCH_DIVISOR) : divisor;
   }
 }

@@ -90,6 +90,14 @@ describe('failures of jobs', () => {
     expect((await readFile(divisors, 'utf8')).trim().split('\n')).toEqual(['1', '2', '4', '4']);
   });
 
+  it('a job that was killed without a word, as a kernel short of memory does, is started again with smaller batches', async () => {
+    const { start, divisors } = await bench(`if ((spec.batchDivisor ?? 1) < 4) process.kill(process.pid, 'SIGKILL'); else end(71);`);
+    const first = await start();
+    expect(first).toMatchObject({ outcome: 'again', message: expect.stringMatching(/killed \(SIGKILL\).*batches halved/) as unknown });
+    for (let attempt = 0; attempt < 3; attempt++) await start();
+    expect((await readFile(divisors, 'utf8')).trim().split('\n')).toEqual(['1', '2', '4', '4']);
+  });
+
   it('a job that is out of memory at the smallest division is given up', async () => {
     const { start, divisors } = await bench(`end(76, { kind: 'out-of-memory', reason: 'out-of-memory', message: 'm' })`);
     const outcomes: string[] = [];

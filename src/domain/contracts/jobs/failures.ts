@@ -43,6 +43,9 @@ export const JOB_EXIT = {
   interrupted: JOB_FAILURES.interrupted.exit,
 } as const;
 
+/** A shell's code for a process ended by SIGKILL: nobody here sends it to a job alone, but a kernel short of memory does. */
+export const KILLED = 137;
+
 /** Beyond this division of its batches a job that is out of memory is not tried again. */
 export const MAX_BATCH_DIVISOR = 64;
 

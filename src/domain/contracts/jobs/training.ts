@@ -44,7 +44,7 @@ export const HeadOptions = z.object({
   batches: z.array(z.number().int().positive()).min(1).default([64, 128]),
   epochs: z.number().int().positive().default(10),
   /** at most half of the epochs are used */
-  warmUpEpochs: z.number().min(0).max(5).default(2),
+  warmUpEpochs: z.number().min(0).max(5).default(5),
   weightDecay: z.number().min(0).default(0.01),
   /**
    * what the mid-level part of `features: both` may count beside the final one: its standardised features are scaled by this before
