@@ -79,6 +79,25 @@ function apply(state: State, update: Parameters<Stage['update']>[0]): void {
   if (update.message !== undefined) state.message = update.message.replace(/\s+/g, ' ');
 }
 
+/** The stage of that name, made when it is named for the first time. */
+function stageOf(stages: Map<string, Stage>, name: string, make: (name: string) => Stage): Stage {
+  let stage = stages.get(name);
+  if (stage === undefined) stages.set(name, (stage = make(name)));
+  return stage;
+}
+
+/** The two ways to end a stage, from one that takes its mark. */
+function endsBy(end: (mark: '✓' | '✗', message?: string) => void): Pick<Stage, 'done' | 'fail'> {
+  return {
+    done: (message) => {
+      end('✓', message);
+    },
+    fail: (message) => {
+      end('✗', message);
+    },
+  };
+}
+
 function barProgress(stream: NodeJS.WriteStream, now: () => number): Progress {
   const bars = new MultiBar({
     stream,
@@ -110,20 +129,11 @@ function barProgress(stream: NodeJS.WriteStream, now: () => number): Progress {
       update: (update) => {
         if (state.ended === null) apply(state, update);
       },
-      done: (message) => {
-        end('✓', message);
-      },
-      fail: (message) => {
-        end('✗', message);
-      },
+      ...endsBy(end),
     };
   };
   return {
-    stage: (name) => {
-      let stage = stages.get(name);
-      if (stage === undefined) stages.set(name, (stage = make(name)));
-      return stage;
-    },
+    stage: (name) => stageOf(stages, name, make),
     line: (text) => {
       if (closed || stages.size === 0) stream.write(`${text}\n`);
       else bars.log(`${text}\n`);
@@ -145,7 +155,7 @@ function lineProgress(stream: NodeJS.WriteStream, now: () => number, everyMs: nu
     const show = (text: string): void => {
       stream.write(`[flywheel] ${name}: ${text}\n`);
     };
-    const end = (mark: '✓' | '✗', message: string | undefined): void => {
+    const end = (mark: '✓' | '✗', message?: string): void => {
       if (state.ended !== null) return;
       state.ended = now();
       show(
@@ -162,20 +172,11 @@ function lineProgress(stream: NodeJS.WriteStream, now: () => number, everyMs: nu
           state.total !== null && state.total > 0 && state.done !== null ? `${Math.floor((100 * state.done) / state.total)}% ` : '';
         show(`${share}${duration(now() - state.began)} ${state.message}`.trimEnd());
       },
-      done: (message) => {
-        end('✓', message);
-      },
-      fail: (message) => {
-        end('✗', message);
-      },
+      ...endsBy(end),
     };
   };
   return {
-    stage: (name) => {
-      let stage = stages.get(name);
-      if (stage === undefined) stages.set(name, (stage = make(name)));
-      return stage;
-    },
+    stage: (name) => stageOf(stages, name, make),
     line: (text) => {
       stream.write(`${text}\n`);
     },

@@ -2,7 +2,7 @@
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/cli/exit.js';
 import { main } from '../../src/cli/main.js';
 import { openCatalog } from '../../src/platform/catalog/index.js';
@@ -10,7 +10,7 @@ import { homePaths } from '../../src/platform/home.js';
 import { FileObjectStore } from '../../src/platform/objects/index.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
-import { captureTerminal } from '../support/terminal.js';
+import { caughtTerminal } from '../support/terminal.js';
 
 let folder: string;
 let data: string;
@@ -31,23 +31,11 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-let out = '';
-let err = '';
-beforeEach(() => {
-  [out, err] = ['', ''];
-  captureTerminal(
-    (text) => (out += text),
-    (text) => (err += text),
-  );
-});
-afterEach(() => {
-  vi.restoreAllMocks();
-  process.exitCode = undefined;
-});
+const terminal = caughtTerminal();
 
 async function flywheel(...args: string[]): Promise<{ code: number; result: Record<string, unknown> }> {
   const code = await main([...args, '--home', path.join(folder, 'home'), '--json']);
-  return { code, result: JSON.parse(out.trimEnd().split('\n').at(-1) ?? '') as Record<string, unknown> };
+  return { code, result: JSON.parse(terminal.out.trimEnd().split('\n').at(-1) ?? '') as Record<string, unknown> };
 }
 
 describe('flywheel import-check', () => {
@@ -63,8 +51,8 @@ describe('flywheel import-check', () => {
     expect(code).toBe(EXIT.ok);
     expect(result).toMatchObject({ checked: 3, usable: 1, byKind: { corrupt: 1, duplicate: 1 } });
     expect((result['findings'] as { image: string; kind: string }[]).find((f) => f.kind === 'corrupt')?.image).toBe('cut.jpg');
-    expect(err).toMatch(/1 of 3 images of .* can be used/);
-    expect(err).toMatch(/row skipped.*nowhere\.jpg|row skipped.*cut\.jpg/);
+    expect(terminal.err).toMatch(/1 of 3 images of .* can be used/);
+    expect(terminal.err).toMatch(/row skipped.*nowhere\.jpg|row skipped.*cut\.jpg/);
   });
 
   it('refuses a folder that is none', async () => {
@@ -78,7 +66,7 @@ describe('flywheel evaluate', () => {
   it("judges a bundle in Python, by source, and agrees with the miner's own code", async () => {
     const { dir } = await writeBundle(path.join(folder, 'bundles'), { name: 'bright' });
     const { code, result } = await flywheel('evaluate', '--bundle', dir, '--data', data, '--out', path.join(folder, 'judged'));
-    expect(code, err).toBe(EXIT.ok);
+    expect(code, terminal.err).toBe(EXIT.ok);
     const report = JSON.parse(await readFile(path.join(folder, 'judged', 'report.json'), 'utf8')) as typeof result;
     expect(report).toEqual(result);
     expect(result).toMatchObject({
@@ -119,7 +107,7 @@ describe('flywheel embed', () => {
     );
     const into = path.join(folder, 'features');
     const { code, result } = await flywheel('embed', '--data', data, '--out', into, '--config', config);
-    expect(code, err).toBe(EXIT.ok);
+    expect(code, terminal.err).toBe(EXIT.ok);
     expect(result).toMatchObject({ count: IMAGES, member: 'tiny' });
     const index = (await readFile(path.join(into, 'index.jsonl'), 'utf8')).trimEnd().split('\n');
     expect(index.map((line) => (JSON.parse(line) as { file: string }).file).sort()).toEqual(
@@ -191,13 +179,13 @@ describe('flywheel report', () => {
   }
   const report = async (root: string, ...args: string[]) => {
     const code = await main(['report', ...args, '--home', root, '--json']);
-    return { code, result: JSON.parse(out.trimEnd().split('\n').at(-1) ?? '') as Record<string, unknown> };
+    return { code, result: JSON.parse(terminal.out.trimEnd().split('\n').at(-1) ?? '') as Record<string, unknown> };
   };
 
   it('writes the pictures and event files of the newest model under names that their readers take', async () => {
     const root = await home(true);
     const { code, result } = await report(root);
-    expect(code, err).toBe(EXIT.ok);
+    expect(code, terminal.err).toBe(EXIT.ok);
     const dir = path.join(root, 'reports', 'turn-0001');
     expect(result).toMatchObject({ model: 'turn-0001', out: dir });
     const read = (name: string) => readFile(path.join(dir, name), 'utf8');
@@ -205,14 +193,14 @@ describe('flywheel report', () => {
     expect(await read('worst-errors.png')).toBe('worst');
     expect(await read('tensorboard/lite0/events.out.tfevents.0001')).toBe('second');
     expect(JSON.parse(await read('training.json'))).toMatchObject({ model: 'turn-0001', counts: { real: 30 } });
-    expect(err).toMatch(/90\.0% of 20 validation images.*30 photographs and 6 synthetic images \(2 left out\)/);
-    expect(err).toMatch(/lite0 .*fine-tune thrown away/);
+    expect(terminal.err).toMatch(/90\.0% of 20 validation images.*30 photographs and 6 synthetic images \(2 left out\)/);
+    expect(terminal.err).toMatch(/lite0 .*fine-tune thrown away/);
   });
 
   it('says so where no pictures were drawn, and where the training is not in this home', async () => {
     const root = await home(false);
     expect((await report(root, 'turn-0001')).result['files']).toEqual(['training.json']);
-    expect(err).toMatch(/no pictures were drawn/);
+    expect(terminal.err).toMatch(/no pictures were drawn/);
     await rm(path.join(root, 'jobs'), { recursive: true });
     const { code, result } = await report(root);
     expect(code).toBe(EXIT.badInput);

@@ -4,14 +4,14 @@ import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { EXIT } from '../../src/cli/exit.js';
 import { main } from '../../src/cli/main.js';
 import { createHotkey } from '../../src/platform/bittensor/keys.js';
 import { writeBundle } from '../support/bundle.js';
 import { greyJpeg } from '../support/images.js';
 import { startMiner, type TestMiner } from '../support/miner.js';
-import { captureTerminal } from '../support/terminal.js';
+import { caughtTerminal } from '../support/terminal.js';
 
 let folder: string;
 let data: string;
@@ -36,19 +36,7 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-let out = '';
-let err = '';
-beforeEach(() => {
-  [out, err] = ['', ''];
-  captureTerminal(
-    (text) => (out += text),
-    (text) => (err += text),
-  );
-});
-afterEach(() => {
-  vi.restoreAllMocks();
-  process.exitCode = undefined;
-});
+const terminal = caughtTerminal();
 
 interface Result {
   set: string;
@@ -63,8 +51,8 @@ interface Result {
 }
 async function simulate(...args: string[]): Promise<Result> {
   const code = await main(['simulate', '--home', path.join(folder, 'home'), '--data', data, '--seed', '7', '--json', ...args]);
-  expect(code, err).toBe(EXIT.ok);
-  return JSON.parse(out.trimEnd().split('\n').at(-1) ?? '') as Result;
+  expect(code, terminal.err).toBe(EXIT.ok);
+  return JSON.parse(terminal.out.trimEnd().split('\n').at(-1) ?? '') as Result;
 }
 
 // A job's Python takes seconds to start, on a busy machine many.
@@ -87,8 +75,8 @@ describe('simulate on bundles', { timeout: SLOW }, () => {
     // Twelve groups a class: however good it looks, that is no evidence to promote on.
     expect(result.against?.verdict).toMatchObject({ decision: 'continue', scope: 'real only' });
     expect(result.against?.verdict.needGroups).toBeGreaterThanOrEqual(56);
-    expect(err).toMatch(/about \d+ more are needed/);
-    expect(err).toMatch(/verdict +CONTINUE: Candidate is better/);
+    expect(terminal.err).toMatch(/about \d+ more are needed/);
+    expect(terminal.err).toMatch(/verdict +CONTINUE: Candidate is better/);
   });
 
   it('asks the same for the same seed, and other profiles otherwise', async () => {
@@ -139,20 +127,20 @@ describe('simulate on bundles', { timeout: SLOW }, () => {
   ])('refuses %s with a reason, before anything is drawn', async (_, make, reason) => {
     const args = ['simulate', '--home', path.join(folder, 'home'), '--data', data, '--bundle', await make()];
     expect(await main(args)).toBe(EXIT.badInput);
-    expect(err).toMatch(reason);
+    expect(terminal.err).toMatch(reason);
   });
 
   it('refuses two subjects, an unknown profile, and a folder with one class only', async () => {
     const home = ['--home', path.join(folder, 'home')];
     expect(await main(['simulate', ...home, '--bundle', bright, '--url', 'http://127.0.0.1:1'])).toBe(EXIT.badInput);
-    expect(err).toMatch(/not several/);
+    expect(terminal.err).toMatch(/not several/);
     expect(await main(['simulate', ...home, '--bundle', bright, '--profile', '1999-01'])).toBe(EXIT.badInput);
-    expect(err).toMatch(/2026-01, 2026-05/);
+    expect(terminal.err).toMatch(/2026-01, 2026-05/);
     const one = path.join(folder, 'one-class');
     await mkdir(path.join(one, 'roadwork'), { recursive: true });
     await writeFile(path.join(one, 'roadwork', 'a.jpg'), await greyJpeg(200, 3));
     expect(await main(['simulate', ...home, '--bundle', bright, '--data', one])).toBe(EXIT.badInput);
-    expect(err).toMatch(/Class 0 \(no roadwork\) is empty/);
+    expect(terminal.err).toMatch(/Class 0 \(no roadwork\) is empty/);
   });
 });
 
@@ -228,16 +216,16 @@ describe('simulate as a validator', { timeout: SLOW }, () => {
     const hanging = await stub(() => undefined);
     const home = ['simulate', '--home', path.join(folder, 'home'), '--data', data, '--seed', '7'];
     expect(await main([...home, ...ask(hanging, '--timeout', '0.2')])).toBe(EXIT.unavailable);
-    expect(err).toMatch(/gave no answer to any of the first 8 challenges: 8 x no answer within 0.2 s/);
+    expect(terminal.err).toMatch(/gave no answer to any of the first 8 challenges: 8 x no answer within 0.2 s/);
     expect(await main([...home, ...ask('http://127.0.0.1:1')])).toBe(EXIT.unavailable);
-    expect(err).toMatch(/ECONNREFUSED/);
+    expect(terminal.err).toMatch(/ECONNREFUSED/);
   });
 
   it('asks for the hotkey that it signs for, and for an address that is one', async () => {
     const home = ['simulate', '--home', path.join(folder, 'home'), '--data', data];
     expect(await main([...home, '--url', t.miner.url])).toBe(EXIT.badInput);
-    expect(err).toMatch(/give it with --axon-hotkey/);
+    expect(terminal.err).toMatch(/give it with --axon-hotkey/);
     expect(await main([...home, '--url', 'miner.example', '--axon-hotkey', 'x'])).toBe(EXIT.badInput);
-    expect(err).toMatch(/must be http:\/\/HOST:PORT/);
+    expect(terminal.err).toMatch(/must be http:\/\/HOST:PORT/);
   });
 });

@@ -4,6 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { TestWorkflowEnvironment } from '@temporalio/testing';
 import { DefaultLogger, Runtime } from '@temporalio/worker';
+import { afterAll, beforeAll } from 'vitest';
 import { startTemporal } from '../../src/platform/temporal/server.js';
 import { timeSkippingServerPath } from '../../src/platform/temporal/testServer.js';
 
@@ -16,6 +17,38 @@ export async function createTimeSkippingEnv(): Promise<TestWorkflowEnvironment> 
   if (executable === null)
     throw new Error('The time-skipping server is not installed: run `npm test` or `node scripts/test-setup.mjs` once.');
   return TestWorkflowEnvironment.createTimeSkipping({ server: { executable: { type: 'existing-path', path: executable } } });
+}
+
+export interface TimeSkipping {
+  /** the file's server, or within `onOwnServer` that one */
+  readonly env: TestWorkflowEnvironment;
+  /** Time skips only while nothing else is open, so a test of long waits has a server of its own. */
+  onOwnServer(body: () => Promise<void>): Promise<void>;
+}
+
+/** A time-skipping server for the tests of a file or a `describe`, from before the first to after the last. */
+export function timeSkipping(): TimeSkipping {
+  let env: TestWorkflowEnvironment;
+  beforeAll(async () => {
+    env = await createTimeSkippingEnv();
+  });
+  // Of a server that did not start there is nothing to end.
+  afterAll(() => (env as TestWorkflowEnvironment | undefined)?.teardown());
+  return {
+    get env() {
+      return env;
+    },
+    async onOwnServer(body) {
+      const shared = env;
+      env = await createTimeSkippingEnv();
+      try {
+        await body();
+      } finally {
+        await env.teardown();
+        env = shared;
+      }
+    },
+  };
 }
 
 export interface LocalEnv {

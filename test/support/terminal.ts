@@ -1,5 +1,5 @@
 /** What a command writes to the terminal, caught by spies that vitest restores. */
-import { vi, type MockInstance } from 'vitest';
+import { afterEach, beforeEach, vi, type MockInstance } from 'vitest';
 
 /** A `write` of a stream that hands its text to `add` and calls back, as the real one does. */
 function capture(add: (text: string) => void) {
@@ -16,4 +16,21 @@ export function captureTerminal(stdout: (text: string) => void, stderr: (text: s
     vi.spyOn(process.stdout, 'write').mockImplementation(capture(stdout)),
     vi.spyOn(process.stderr, 'write').mockImplementation(capture(stderr)),
   ];
+}
+
+/** What the commands of each test of the file write; the terminal and the exit code are as before after each. */
+export function caughtTerminal(): { readonly out: string; readonly err: string } {
+  const caught = { out: '', err: '' };
+  beforeEach(() => {
+    Object.assign(caught, { out: '', err: '' });
+    captureTerminal(
+      (text) => (caught.out += text),
+      (text) => (caught.err += text),
+    );
+  });
+  afterEach(() => {
+    vi.restoreAllMocks();
+    process.exitCode = undefined;
+  });
+  return caught;
 }

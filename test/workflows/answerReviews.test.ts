@@ -1,19 +1,14 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { TestWorkflowEnvironment } from '@temporalio/testing';
+import { describe, expect, it } from 'vitest';
 import { answerReviews, dailyTurn } from '../../src/workflows/index.js';
 import { turnProgress } from '../../src/workflows/messages.js';
-import { createTimeSkippingEnv } from '../support/temporal.js';
+import { timeSkipping } from '../support/temporal.js';
 import { hex, play, withWorker } from './support.js';
 
 const DAY = 86_400;
 const taken = { taken: 1, known: 0, notAsked: 0, notAskedFirst: [], open: 1, finished: [] as string[], turns: ['turn-waits'] };
 
 describe('answerReviews', () => {
-  let env: TestWorkflowEnvironment;
-  beforeAll(async () => {
-    env = await createTimeSkippingEnv();
-  });
-  afterAll(() => env?.teardown());
+  const server = timeSkipping();
 
   const waiting = (over: Parameters<typeof play>[0] = {}) =>
     play({
@@ -32,32 +27,32 @@ describe('answerReviews', () => {
       ...over,
     });
   const turn = (taskQueue: string) =>
-    env.client.workflow.start(dailyTurn, {
+    server.env.client.workflow.start(dailyTurn, {
       taskQueue,
       workflowId: 'turn-waits',
       args: [{ hotkey: 'h', data: 'photographs', simulated: true }],
     });
   const answer = (taskQueue: string, workflowId: string, goOn: boolean) =>
-    env.client.workflow.execute(answerReviews, { taskQueue, workflowId, args: [{ answers: hex(40), goOn }] });
+    server.env.client.workflow.execute(answerReviews, { taskQueue, workflowId, args: [{ answers: hex(40), goOn }] });
 
   it('lets the turn that waits for them go on when all are answered, long before its time limit', async () => {
     const played = waiting({ answerReviews: async () => ({ ...taken, open: 0, finished: ['turn-waits'] }) });
-    await withWorker(env, played, async (taskQueue) => {
-      const began = await env.currentTimeMs();
+    await withWorker(server.env, played, async (taskQueue) => {
+      const began = await server.env.currentTimeMs();
       const handle = await turn(taskQueue);
       await expect
         .poll(async () => (await handle.query(turnProgress)).waitsFor, { timeout: 20_000 })
         .toMatch(/1 images \(flywheel review\)/);
       await answer(taskQueue, 'answers-1', false);
       await handle.result();
-      expect((await env.currentTimeMs()) - began).toBeLessThan(29 * DAY * 1000);
+      expect((await server.env.currentTimeMs()) - began).toBeLessThan(29 * DAY * 1000);
     });
     expect(played.count('buildSnapshot')).toBe(1);
   });
 
   it('lets it wait while images are unanswered, unless told to go on', async () => {
     const played = waiting({ answerReviews: async () => taken });
-    await withWorker(env, played, async (taskQueue) => {
+    await withWorker(server.env, played, async (taskQueue) => {
       const handle = await turn(taskQueue);
       await expect.poll(async () => (await handle.query(turnProgress)).waitsFor, { timeout: 20_000 }).not.toBeNull();
       await answer(taskQueue, 'answers-2', false);
@@ -70,7 +65,7 @@ describe('answerReviews', () => {
 
   it('keeps the answers where the turn has ended meanwhile', async () => {
     const played = play({ answerReviews: async () => ({ ...taken, open: 0, finished: ['turn-long-gone'] }) });
-    const said = await withWorker(env, played, (taskQueue) => answer(taskQueue, 'answers-4', false));
+    const said = await withWorker(server.env, played, (taskQueue) => answer(taskQueue, 'answers-4', false));
     expect(said.taken).toBe(1);
   });
 });

@@ -1,11 +1,10 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { ApplicationFailure } from '@temporalio/activity';
 import type { WorkflowHandle } from '@temporalio/client';
-import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { dailyTurn, lifecycle } from '../../src/workflows/index.js';
 import { lifecycleStatus } from '../../src/workflows/messages.js';
 import type { TurnInput, TurnOutcome, TurnPlan } from '../../src/workflows/types.js';
-import { createTimeSkippingEnv } from '../support/temporal.js';
+import { timeSkipping } from '../support/temporal.js';
 import { hex, play, verdict, withWorker, type Played } from './support.js';
 
 const plan: TurnPlan = {
@@ -27,29 +26,14 @@ const standing = {
 };
 
 describe('dailyTurn', () => {
-  let env: TestWorkflowEnvironment;
+  const server = timeSkipping();
   let run = 0;
-  /** Time skips only while nothing else is open, so a test of long waits has a server of its own. */
-  async function onOwnServer(body: () => Promise<void>) {
-    const shared = env;
-    env = await createTimeSkippingEnv();
-    try {
-      await body();
-    } finally {
-      await env.teardown();
-      env = shared;
-    }
-  }
-  beforeAll(async () => {
-    env = await createTimeSkippingEnv();
-  });
-  afterAll(() => env?.teardown());
 
   /** Runs a turn beside the hotkey's lifecycle. */
   async function turn(played: Played, options: { input?: Partial<TurnInput>; champion?: boolean } = {}) {
     const hotkey = `${++run}-hotkey-turn`;
-    return withWorker(env, played, async (taskQueue) => {
-      const owner = await env.client.workflow.start(lifecycle, {
+    return withWorker(server.env, played, async (taskQueue) => {
+      const owner = await server.env.client.workflow.start(lifecycle, {
         taskQueue,
         workflowId: `lifecycle-${hotkey}`,
         args: [
@@ -63,7 +47,7 @@ describe('dailyTurn', () => {
         ],
       });
       try {
-        const handle: WorkflowHandle<typeof dailyTurn> = await env.client.workflow.start(dailyTurn, {
+        const handle: WorkflowHandle<typeof dailyTurn> = await server.env.client.workflow.start(dailyTurn, {
           taskQueue,
           workflowId: `turn-${run}`,
           args: [{ hotkey, data: null, simulated: true, ...options.input }],
@@ -157,13 +141,13 @@ describe('dailyTurn', () => {
   });
 
   it('waits for the review list no longer than its time limit', () =>
-    onOwnServer(async () => {
+    server.onOwnServer(async () => {
       const limit = 24 * 3600;
       const played = play({ planTurn: async () => ({ ...plan, reviewTimeoutSeconds: limit }) });
-      const before = await env.currentTimeMs();
+      const before = await server.env.currentTimeMs();
       const { outcome } = await turn(played);
       expect(outcome).toMatchObject({ candidate: { id: 'model-1' } });
-      expect((await env.currentTimeMs()) - before).toBeGreaterThanOrEqual(limit * 1000);
+      expect((await server.env.currentTimeMs()) - before).toBeGreaterThanOrEqual(limit * 1000);
     }));
 
   it('sends the challenges again whose answers the journal lost', async () => {

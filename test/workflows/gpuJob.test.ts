@@ -1,24 +1,19 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { ApplicationFailure, CancelledFailure, Context } from '@temporalio/activity';
-import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { gpuJob } from '../../src/workflows/index.js';
 import type { GpuJobInput } from '../../src/workflows/types.js';
-import { createTimeSkippingEnv } from '../support/temporal.js';
+import { timeSkipping } from '../support/temporal.js';
 import { play, withWorker } from './support.js';
 
 const job: GpuJobInput = { kind: 'train', input: {}, turn: 'turn-1', summary: 'train', maxSeconds: 60 };
 
 describe('gpuJob', () => {
-  let env: TestWorkflowEnvironment;
-  beforeAll(async () => {
-    env = await createTimeSkippingEnv();
-  });
-  afterAll(() => env?.teardown());
+  const server = timeSkipping();
 
   it('reserves before it launches, and ends the machine after it collected', async () => {
     const played = play();
-    const result = await withWorker(env, played, (taskQueue) =>
-      env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-order', args: [job] }),
+    const result = await withWorker(server.env, played, (taskQueue) =>
+      server.env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-order', args: [job] }),
     );
     expect(played.calls.map((c) => c.name)).toEqual(['reserveJob', 'launchJob', 'watchJob', 'collectJob', 'endJob']);
     expect(result.attempts).toBe(1);
@@ -29,8 +24,8 @@ describe('gpuJob', () => {
     const played = play({
       watchJob: async () => (++ends < 3 ? { outcome: 'again', message: 'interrupted' } : { outcome: 'done', message: '' }),
     });
-    const result = await withWorker(env, played, (taskQueue) =>
-      env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-again', args: [job] }),
+    const result = await withWorker(server.env, played, (taskQueue) =>
+      server.env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-again', args: [job] }),
     );
     expect(result.attempts).toBe(3);
     expect(new Set(played.calls.filter((c) => c.name === 'launchJob').map((c) => (c.args as { name: string }).name))).toEqual(
@@ -41,8 +36,8 @@ describe('gpuJob', () => {
 
   it('does not try bad input again, and still ends the machine', async () => {
     const played = play({ watchJob: async () => ({ outcome: 'bad-input', message: 'one class only' }) });
-    await withWorker(env, played, async (taskQueue) => {
-      await expect(env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-bad', args: [job] })).rejects.toMatchObject({
+    await withWorker(server.env, played, async (taskQueue) => {
+      await expect(server.env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-bad', args: [job] })).rejects.toMatchObject({
         cause: { message: expect.stringContaining('one class only'), type: 'JobFailedError' },
       });
     });
@@ -56,8 +51,8 @@ describe('gpuJob', () => {
         throw ApplicationFailure.create({ message: 'the month is spent', type: 'BudgetExceededError' });
       },
     });
-    await withWorker(env, played, async (taskQueue) => {
-      await expect(env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-poor', args: [job] })).rejects.toThrow();
+    await withWorker(server.env, played, async (taskQueue) => {
+      await expect(server.env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-poor', args: [job] })).rejects.toThrow();
     });
     expect(played.count('reserveJob')).toBe(1);
     expect(played.count('launchJob')).toBe(0);
@@ -75,8 +70,8 @@ describe('gpuJob', () => {
         }
       },
     });
-    await withWorker(env, played, async (taskQueue) => {
-      const handle = await env.client.workflow.start(gpuJob, { taskQueue, workflowId: 'job-cancel', args: [job] });
+    await withWorker(server.env, played, async (taskQueue) => {
+      const handle = await server.env.client.workflow.start(gpuJob, { taskQueue, workflowId: 'job-cancel', args: [job] });
       await expect.poll(() => played.count('watchJob'), { timeout: 10_000 }).toBe(1);
       await handle.cancel();
       await expect(handle.result()).rejects.toMatchObject({ cause: expect.any(CancelledFailure) });
@@ -86,8 +81,8 @@ describe('gpuJob', () => {
 
   it('gives up after a stated number of starts, and says what the last end was', async () => {
     const played = play({ watchJob: async () => ({ outcome: 'again', message: 'the host vanished' }) });
-    await withWorker(env, played, async (taskQueue) => {
-      await expect(env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-lost', args: [job] })).rejects.toMatchObject({
+    await withWorker(server.env, played, async (taskQueue) => {
+      await expect(server.env.client.workflow.execute(gpuJob, { taskQueue, workflowId: 'job-lost', args: [job] })).rejects.toMatchObject({
         cause: { message: expect.stringContaining('the host vanished') },
       });
     });

@@ -1,7 +1,6 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { ApplicationFailure } from '@temporalio/activity';
 import type { WorkflowHandle } from '@temporalio/client';
-import type { TestWorkflowEnvironment } from '@temporalio/testing';
 import { lifecycle } from '../../src/workflows/index.js';
 import {
   candidateReady,
@@ -13,7 +12,7 @@ import {
   rollbackUpdate,
 } from '../../src/workflows/messages.js';
 import type { CandidateMessage, LifecycleState } from '../../src/workflows/types.js';
-import { createTimeSkippingEnv } from '../support/temporal.js';
+import { timeSkipping } from '../support/temporal.js';
 import { hex, play, verdict, withWorker, type Played } from './support.js';
 
 const DAY = 86_400_000;
@@ -29,23 +28,8 @@ const candidate = (n: number, over: Partial<CandidateMessage> = {}): CandidateMe
 });
 
 describe('lifecycle', () => {
-  let env: TestWorkflowEnvironment;
+  const server = timeSkipping();
   let run = 0;
-  /** Time skips only while nothing else is open, so a test of long waits has a server of its own. */
-  async function onOwnServer(body: () => Promise<void>) {
-    const shared = env;
-    env = await createTimeSkippingEnv();
-    try {
-      await body();
-    } finally {
-      await env.teardown();
-      env = shared;
-    }
-  }
-  beforeAll(async () => {
-    env = await createTimeSkippingEnv();
-  });
-  afterAll(() => env?.teardown());
 
   async function withLifecycle(
     played: Played,
@@ -54,15 +38,15 @@ describe('lifecycle', () => {
     carry: Partial<LifecycleState> = {},
   ) {
     const hotkey = `${++run}-hotkey-life`;
-    const now = await env.currentTimeMs();
+    const now = await server.env.currentTimeMs();
     const champion = {
       pointer: { generation: 1, digest: model(0).bundle, previous: null },
       model: model(0),
       previous: null,
       submittedAt: now,
     };
-    await withWorker(env, played, async (taskQueue) => {
-      const handle = await env.client.workflow.start(lifecycle, {
+    await withWorker(server.env, played, async (taskQueue) => {
+      const handle = await server.env.client.workflow.start(lifecycle, {
         taskQueue,
         workflowId: `lifecycle-${hotkey}`,
         args: [
@@ -79,7 +63,7 @@ describe('lifecycle', () => {
       } finally {
         const trial = (await handle.query(lifecycleStatus).catch(() => null))?.state.trial;
         if (trial)
-          await env.client.workflow
+          await server.env.client.workflow
             .getHandle(trial.id)
             .terminate('the test is over')
             .catch(() => undefined);
@@ -203,10 +187,10 @@ describe('lifecycle', () => {
   });
 
   it('reminds on days 60, 75 and 85 of a submission, once each, over half a year', () =>
-    onOwnServer(async () => {
+    server.onOwnServer(async () => {
       const played = play();
       await withLifecycle(played, 'standing', async () => {
-        await env.sleep('180 days');
+        await server.env.sleep('180 days');
         await expect.poll(() => played.count('remind'), { timeout: 10_000 }).toBe(3);
       });
       const reminded = played.calls
@@ -217,21 +201,21 @@ describe('lifecycle', () => {
     }));
 
   it('follows a decay policy that the operator changed, from then on', () =>
-    onOwnServer(async () => {
+    server.onOwnServer(async () => {
       const played = play();
       await withLifecycle(played, 'standing', async (handle) => {
         const { settings, state } = await handle.query(lifecycleStatus);
         await handle.signal(lifecycleSettings, { ...settings, decay: 'docs-45-90' });
         const clock = (await handle.query(lifecycleStatus)).clock;
         expect(clock?.resubmitBy).toBe((state.champion?.submittedAt ?? 0) + 37 * DAY);
-        await env.sleep(40 * DAY);
+        await server.env.sleep(40 * DAY);
         expect(played.calls.filter((c) => c.name === 'remind').map((c) => (c.args as { day: number }).day)).toEqual([30, 37]);
       });
     }));
 
   it('opens a trial again that was running when Temporal lost its database', async () => {
     const played = play({ judgePair: async () => verdict('continue') });
-    const openedAt = await env.currentTimeMs();
+    const openedAt = await server.env.currentTimeMs();
     await withLifecycle(
       played,
       'standing',

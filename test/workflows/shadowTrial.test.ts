@@ -1,20 +1,15 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { TestWorkflowEnvironment } from '@temporalio/testing';
+import { describe, expect, it } from 'vitest';
 import { shadowTrial } from '../../src/workflows/index.js';
 import type { TrialInput } from '../../src/workflows/types.js';
-import { createTimeSkippingEnv } from '../support/temporal.js';
+import { timeSkipping } from '../support/temporal.js';
 import { hex, play, verdict, withWorker } from './support.js';
 import { listen } from './listener.js';
 
 const HOUR = 3600;
 
 describe('shadowTrial', () => {
-  let env: TestWorkflowEnvironment;
+  const server = timeSkipping();
   let run = 0;
-  beforeAll(async () => {
-    env = await createTimeSkippingEnv();
-  });
-  afterAll(() => env?.teardown());
 
   async function input(over: Partial<TrialInput> = {}): Promise<TrialInput> {
     run += 1;
@@ -30,7 +25,7 @@ describe('shadowTrial', () => {
       lookEverySeconds: HOUR,
       maxSeconds: 7 * 24 * HOUR,
       maxJobSeconds: 60,
-      openedAt: await env.currentTimeMs(),
+      openedAt: await server.env.currentTimeMs(),
       looks: 0,
       ...over,
     };
@@ -40,10 +35,10 @@ describe('shadowTrial', () => {
     let looks = 0;
     const played = play({ judgePair: async () => verdict(++looks < 4 ? 'continue' : 'promote') });
     const order = await input();
-    const started = await env.currentTimeMs();
-    await listen(env, order.hotkey, async (reports) =>
-      withWorker(env, played, async (taskQueue) => {
-        const outcome = await env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] });
+    const started = await server.env.currentTimeMs();
+    await listen(server.env, order.hotkey, async (reports) =>
+      withWorker(server.env, played, async (taskQueue) => {
+        const outcome = await server.env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] });
         expect(outcome).toMatchObject({ decision: 'promote', looks: 4 });
         // The last report is on its way when the trial has ended.
         await expect
@@ -56,7 +51,7 @@ describe('shadowTrial', () => {
           ]);
       }),
     );
-    expect((await env.currentTimeMs()) - started).toBeGreaterThanOrEqual(3 * HOUR * 1000);
+    expect((await server.env.currentTimeMs()) - started).toBeGreaterThanOrEqual(3 * HOUR * 1000);
     expect(played.count('closeShadow')).toBe(1);
     // every look has challenges of its own
     const seeds = played.calls.filter((c) => c.name === 'challengesInput').map((c) => (c.args as { seed: number }).seed);
@@ -66,9 +61,9 @@ describe('shadowTrial', () => {
   it('keeps the champion when its longest time is over, through as many runs as that takes', async () => {
     const played = play({ judgePair: async () => verdict('continue') });
     const order = await input({ lookEverySeconds: 4 * HOUR });
-    await listen(env, order.hotkey, async () =>
-      withWorker(env, played, async (taskQueue) => {
-        const outcome = await env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] });
+    await listen(server.env, order.hotkey, async () =>
+      withWorker(server.env, played, async (taskQueue) => {
+        const outcome = await server.env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] });
         expect(outcome.decision).toBe('keep');
         expect(outcome.verdict?.reason).toMatch(/longest time is over/);
         // 7 days at 6 looks a day: more than one run's worth
@@ -80,8 +75,10 @@ describe('shadowTrial', () => {
   it('sends no traffic of its own on a live trial', async () => {
     const played = play();
     const order = await input({ simulated: false });
-    await listen(env, order.hotkey, async () =>
-      withWorker(env, played, (taskQueue) => env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] })),
+    await listen(server.env, order.hotkey, async () =>
+      withWorker(server.env, played, (taskQueue) =>
+        server.env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] }),
+      ),
     );
     expect(played.count('sendTraffic')).toBe(0);
     expect(played.count('shadowStatistics')).toBe(1);
@@ -90,9 +87,9 @@ describe('shadowTrial', () => {
   it('takes the candidate out of the shadow when it is called off', async () => {
     const played = play({ judgePair: async () => verdict('continue') });
     const order = await input({ lookEverySeconds: 30 * 24 * HOUR, maxSeconds: 300 * 24 * HOUR });
-    await listen(env, order.hotkey, async (reports) =>
-      withWorker(env, played, async (taskQueue) => {
-        const handle = await env.client.workflow.start(shadowTrial, { taskQueue, workflowId: order.id, args: [order] });
+    await listen(server.env, order.hotkey, async (reports) =>
+      withWorker(server.env, played, async (taskQueue) => {
+        const handle = await server.env.client.workflow.start(shadowTrial, { taskQueue, workflowId: order.id, args: [order] });
         await expect.poll(async () => (await reports()).length, { timeout: 10_000 }).toBe(1);
         await handle.cancel();
         await expect(handle.result()).rejects.toThrow();
@@ -110,9 +107,9 @@ describe('shadowTrial', () => {
       },
     });
     const order = await input();
-    await listen(env, order.hotkey, async (reports) =>
-      withWorker(env, played, async (taskQueue) => {
-        await expect(env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] })).rejects.toThrow();
+    await listen(server.env, order.hotkey, async (reports) =>
+      withWorker(server.env, played, async (taskQueue) => {
+        await expect(server.env.client.workflow.execute(shadowTrial, { taskQueue, workflowId: order.id, args: [order] })).rejects.toThrow();
         await expect.poll(reports, { timeout: 10_000 }).toMatchObject([{ final: true, failure: 'bundle is corrupt' }]);
       }),
     );
