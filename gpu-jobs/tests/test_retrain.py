@@ -233,6 +233,13 @@ def test_a_machine_without_a_compiler_fine_tunes_without_one_and_says_so(tuned, 
     assert apart(plain, without) == 0  # the step that failed left no trace
 
 
+def test_memory_that_a_compiled_step_cannot_have_is_no_failure_of_the_compiler():
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB"
+    assert not finetune.compiling_failed(RuntimeError(said))
+    assert finetune.compiling_failed(torch._dynamo.exc.TorchDynamoException(said))  # the compiler's own memory: eager steps need less
+    assert finetune.compiling_failed(FileNotFoundError("gcc"))
+
+
 @pytest.mark.skipif("FLYWHEEL_TEST_COMPILE" not in os.environ, reason="compiles for minutes: set FLYWHEEL_TEST_COMPILE to run it")
 def test_a_compiled_fine_tune_learns_what_an_eager_one_learns_and_tells_the_times(ctx, tmp_path, monkeypatch):
     rows = snapshot_rows(ctx.objects)
