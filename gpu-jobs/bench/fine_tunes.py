@@ -1,113 +1,186 @@
-"""Full fine-tunes for `train.py`: backbone and head together, on the same splits as the probes.
+"""Full fine-tunes for `train.py`: backbone and head together, by the product's own `fine_tune`, on the same splits as the probes.
 
-The recipe is the product's in short: it starts from the probe, keeps batch statistics frozen, warms up and follows a cosine, and
-sees every photograph mirrored and through the validator's challenge augmentation. With composites half of every batch are
-composites; both settings take the same number of steps.
+One clip in five of the photographs that may teach validates, as in a turn: the epoch that is kept is chosen on it, and whether the
+fine-tune is better than its probe. Each fine-tune is told twice: as it is, and as a turn delivers it, where one that is no better
+than its probe is thrown away. With composites an epoch shows as many of them as photographs and there are half as many epochs: all
+settings take the same number of steps.
+
+What a fine-tune says of the photographs that it did not see is kept beside the caches by everything that it follows from, so that
+a run of an hour can be stopped and goes on, and two processes can share the work.
 """
 
 from __future__ import annotations
 
+import inspect
 import io
-import math
-from typing import TYPE_CHECKING
+import json
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from streets import say
 
-from flywheel_jobs.features import augmented, challenge_view
-from flywheel_jobs.heads import Rows, fit_rows, row_weights
+from flywheel_jobs import augment, finetune, loader, sampling, schedules
+from flywheel_jobs.backbones import onnx_session
+from flywheel_jobs.context import JobContext
+from flywheel_jobs.features import challenge_view
+from flywheel_jobs.finetune import Images, Job, build_member, fine_tune
+from flywheel_jobs.heads import Head, evidence, fit_scale, group_folds, row_weights
 from flywheel_jobs.metrics import sigmoid
-from flywheel_jobs.nets import feature_net
-from flywheel_jobs.weights import create
+from flywheel_jobs.nets import to_onnx
+from flywheel_jobs.objects import sha256, write_atomic
+from flywheel_jobs.sampling import Plan
+from flywheel_jobs.schedules import Settings
+from flywheel_jobs.spec import with_defaults
 
 if TYPE_CHECKING:
-    from train import Bench, Index, Mask, Predict, Setting
+    from train import Array, Bench, Index, Mask, Predict, Setting
 
 EPOCHS = 2
 BATCH = 16
 BACKBONE_RATE, HEAD_RATE = 1e-4, 1e-3
-WEIGHT_DECAY = 0.01
-PROBE_STRENGTH = 1.0
-VIEWED = 0.5
-"""share of the images that go through the challenge augmentation"""
+VALIDATES = 5
+"""one clip in so many validates"""
+OPTIONS: dict[str, Any] = with_defaults(
+    "train.input",
+    {
+        "members": [],
+        "augmentation": {"challenge": 0.5, "recipe": 0.5},
+        "fineTune": {
+            "mode": "always",
+            "gate": 1,
+            "epochs": EPOCHS,
+            "batch": BATCH,
+            "backboneLr": BACKBONE_RATE,
+            "headLr": HEAD_RATE,
+            "maxSeconds": 1e6,
+        },
+    },
+)
+"""augmentation as in the production presets, everything else as by default; `maxSeconds` is never reached, so that a busy machine
+changes nothing"""
 
 
-def fine_tunes(bench: Bench) -> dict[str, Setting]:
-    """The settings."""
-    return {"fine-tune": _setting(bench, False), "fine-tune + composites": _setting(bench, True)}
+@dataclass(frozen=True)
+class Told:
+    """Probabilities [photographs, 1 + views] of the fine-tune as it is and of what a turn keeps, NaN where it was not asked; whether
+    the fine-tune was kept."""
+
+    own: Array
+    kept: Array
+    better: bool
 
 
-def _setting(bench: Bench, composites: bool) -> Setting:
+def fine_tunes(bench: Bench, views: int) -> dict[str, Setting]:
+    """The settings, each as it is and as delivered. `views`: challenge views to be judged beside the photographs."""
+    out: dict[str, Setting] = {}
+    for name, composites, cycles in (
+        ("fine-tune", False, 1),
+        ("fine-tune + composites", True, 1),
+        ("fine-tune + composites, two cosine cycles", True, 2),
+    ):
+        told = _remembered(bench, views, composites, cycles)
+        out[name] = partial(_predict, told, "own")
+        out[f"{name}, thrown away when no better than its probe"] = partial(_predict, told, "kept")
+    return out
+
+
+def _predict(told: Any, which: str, learns: Mask, seed: int) -> Predict:
+    found: Array = getattr(told(learns, seed), which)
+    return lambda index, view: found[index, view]
+
+
+def _remembered(bench: Bench, views: int, composites: bool, cycles: int) -> Any:
+    source = "".join(inspect.getsource(module) for module in (finetune, loader, sampling, augment, schedules))
+    folder = bench.ctx.cache_dir / "fine-tunes"
+    folder.mkdir(exist_ok=True)
+
+    def told(learns: Mask, seed: int) -> Told:
+        input_of = [source, OPTIONS, VALIDATES, bench.photos.digest, learns.tolist(), seed, views, composites, cycles]
+        mark = sha256(json.dumps([*input_of, bench.twins[seed].digest if composites else []]).encode())[:32]
+        file = folder / f"{mark}.npz"
+        if not file.is_file():
+            found = _run(bench, learns, seed, views, composites, cycles, mark)
+            buffer = io.BytesIO()
+            np.savez(buffer, own=found.own, kept=found.kept, better=found.better)
+            write_atomic(file, buffer.getvalue())
+        with np.load(file) as parts:
+            return Told(parts["own"], parts["kept"], bool(parts["better"]))
+
+    return told
+
+
+def _run(bench: Bench, learns: Mask, seed: int, views: int, composites: bool, cycles: int, mark: str) -> Told:
+    photos, ref = bench.photos, bench.extractor.backbone.ref
+    index = np.flatnonzero(learns)
+    folds = group_folds(photos.clip[index].tolist(), photos.label[index].tolist(), VALIDATES, seed)
+    validates = index[folds == 0]
+    teaches = learns.copy()
+    teaches[validates] = False
+    probe = bench.fitted("final", teaches, seed, views=True, composites=0.5 if composites else 0.0)
+
+    real, made = np.flatnonzero(teaches), bench.twins[seed]
+    drawn = np.flatnonzero(teaches[made.background]) if composites else np.empty(0, np.int64)
+    if len(drawn) > len(real):
+        drawn = np.random.default_rng((seed, 21)).choice(drawn, len(real), replace=False)
+    digests = [*(photos.digest[i] for i in real), *(made.digest[i] for i in drawn)]
+    labels = np.concatenate([photos.label[real], made.label[drawn]])
+    groups = np.concatenate([photos.clip[real], photos.clip[made.background[drawn]]]).tolist()
+    settings = Settings.of(OPTIONS["fineTune"], float(OPTIONS["sampling"]["focalGamma"]))
+    epochs = max(1, round(EPOCHS * len(real) / len(labels)))
+    work = bench.ctx.work_dir / f"fine-tune-{mark}"
+    work.mkdir(exist_ok=True)
+    ctx = replace(bench.ctx, work_dir=work)
+    outcome = fine_tune(
+        ctx,
+        Job(
+            name="lite0",
+            ref=ref,
+            kind="final",
+            preprocess=bench.extractor.backbone.preprocess,
+            probe=probe,
+            train=Images(digests, labels),
+            validate=Images([photos.digest[i] for i in validates], photos.label[validates]),
+            plan=Plan.of(OPTIONS["sampling"]["kind"], labels, groups, np.ones(len(labels)), seed),
+            augmentation=OPTIONS["augmentation"],
+            loader=OPTIONS["loader"],
+            settings=replace(settings, epochs=epochs, cycles=cycles),
+            seed=seed,
+            mark=mark,
+        ),
+    )
+    left_out = ~learns & ~photos.val
+    asked = np.flatnonzero(left_out if left_out.any() else photos.val)
+    logits = _logits(bench, ctx, probe, outcome.facts["bestStep"], np.concatenate([asked, validates]), views)
+    judges = photos.label[validates]
+    weights = row_weights(judges, photos.clip[validates].tolist(), np.ones(len(judges)), 0.0)
+    scale = fit_scale(logits[len(asked) :, 0], judges, weights, evidence(judges, photos.clip[validates].tolist()), shift=False)[0]
+    own, kept = (np.full((len(photos.label), 1 + views), np.nan) for _ in range(2))
+    own[asked] = sigmoid(scale * logits[: len(asked)])
+    better = outcome.ref is not None
+    kept[asked] = own[asked] if better else sigmoid(probe.logits(bench.real["final"][asked, : 1 + views]))
+    say(f"seed {seed}, {len(asked)} photographs left out: {outcome.note}")
+    shutil.rmtree(work)
+    return Told(own, kept, better)
+
+
+def _logits(bench: Bench, ctx: JobContext, probe: Head, step: int, index: Index, views: int) -> Array:
+    """Logits [n, 1 + views] of the best weights, which lie beside the checkpoint also when the fine-tune is thrown away."""
     import torch
 
-    torch.set_num_threads(bench.ctx.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    preprocess = bench.extractor.backbone.preprocess
-    photos = bench.photos
+    backbone = bench.extractor.backbone
+    model = build_member(backbone.ref, "final", probe, ctx, fused=False)
+    model.load_state_dict(torch.load(ctx.work_dir / f"finetune-lite0-best-{step}.pt", map_location="cpu", weights_only=True))
+    session = onnx_session(to_onnx(model, backbone.preprocess.size, ("logit",)), ctx.threads)
 
-    def picture(digest: str) -> Image.Image:
-        return Image.open(io.BytesIO(bench.ctx.objects.get(digest))).convert("RGB")
+    def pixels(i: int) -> list[np.ndarray]:
+        digest = bench.photos.digest[i]
+        whole = Image.open(io.BytesIO(ctx.objects.get(digest))).convert("RGB")
+        seen = [whole, *(challenge_view(whole, digest, view) for view in range(1, 1 + views))]
+        return [backbone.preprocess.pixels(one) for one in seen]
 
-    def fit(learns: Mask, seed: int) -> Predict:
-        real = np.flatnonzero(learns)
-        made = bench.twins[seed]
-        drawn = np.flatnonzero(learns[made.background])
-        labels, groups = photos.label[real], photos.clip[real]
-        rows = Rows(bench.real["final"][real, :1], labels, np.ones(len(real)), groups)
-        probe = fit_rows(rows, PROBE_STRENGTH)
-        weight = row_weights(labels, list(groups), np.ones(len(real))) * len(real)
-        net = feature_net(create(bench.extractor.backbone.ref, bench.ctx.objects), ("final",)).eval().to(device)
-        head = torch.nn.Linear(len(probe.weight), 1).to(device)
-        with torch.no_grad():
-            head.weight.copy_(torch.from_numpy(probe.weight)[None])
-            head.bias.fill_(probe.bias)
-        optimiser = torch.optim.AdamW(
-            [{"params": net.parameters(), "lr": BACKBONE_RATE}, {"params": head.parameters(), "lr": HEAD_RATE}], weight_decay=WEIGHT_DECAY
-        )
-        rates = (BACKBONE_RATE, HEAD_RATE)
-        rng = np.random.default_rng((seed, 21))
-        steps = EPOCHS * math.ceil(len(real) / BATCH)
-        order = np.concatenate([rng.permutation(len(real)) for _ in range(EPOCHS + 1)])
-        share = BATCH // 2 if composites else BATCH
-        for step in range(steps):
-            warm = max(1, steps // 10)
-            rate = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-            for group, full in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = full * rate
-            chosen = order[step * share : (step + 1) * share]
-            digests, y, w = [photos.digest[real[i]] for i in chosen], labels[chosen].tolist(), weight[chosen].tolist()
-            if composites:
-                more = rng.choice(drawn, BATCH - share, replace=False)
-                digests += [made.digest[i] for i in more]
-                y, w = y + made.label[more].tolist(), w + [1.0] * len(more)
-            pixels = []
-            for digest in digests:
-                view = picture(digest)
-                if rng.random() < VIEWED:
-                    view = augmented(view, rng)
-                if rng.random() < 0.5:
-                    view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-                pixels.append(preprocess.pixels(view))
-            logits = head(net(torch.from_numpy(preprocess.tensor(np.stack(pixels))).to(device))[0])[:, 0]
-            truth, weights = (torch.tensor(v, dtype=torch.float32, device=device) for v in (y, w))
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth, weight=weights)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_([*net.parameters(), *head.parameters()], 1.0)
-            optimiser.step()
-
-        def seen(index: int, view: int) -> Image.Image:
-            whole = picture(photos.digest[index])
-            return whole if view == 0 else challenge_view(whole, photos.digest[index], view)
-
-        def predict(index: Index, view: int) -> np.ndarray:
-            parts = []
-            with torch.inference_mode():
-                for start in range(0, len(index), 32):
-                    pixels = np.stack([preprocess.pixels(seen(int(i), view)) for i in index[start : start + 32]])
-                    parts.append(head(net(torch.from_numpy(preprocess.tensor(pixels)).to(device))[0])[:, 0].double().cpu().numpy())
-            return sigmoid(np.concatenate(parts))
-
-        return predict
-
-    return fit
+    rows = [session.run(["logit"], {"input": backbone.preprocess.tensor(np.stack(pixels(int(i))))})[0] for i in index]
+    return np.array(rows, np.float64)

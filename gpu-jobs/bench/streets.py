@@ -6,6 +6,8 @@ import csv
 import hashlib
 import io
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +44,9 @@ def rows(objects: FileObjects, limit: int | None = None) -> list[dict[str, Any]]
         base = {"digest": digest, "label": int(line["label"]), "truth": "truth", "pool": pool, "group": f"{group}|{pool}"}
         out[digest] = {**base, "source": line["source_repo"], "width": width, "height": height}
     return sorted(out.values(), key=lambda row: row["digest"])
+
+
+def say(text: str, now: bool = True) -> None:
+    """A line for whoever waits, on standard error."""
+    if now:
+        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

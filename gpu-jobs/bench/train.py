@@ -1,6 +1,6 @@
 """Figures of training on real photographs: what each setting reaches on `val`, on cities, cameras and sources never seen.
 
-    npm run bench:train -- [--data DIR] [--cache DIR] [--seeds 3] [--pairs 3] [--quick] [--fine-tune]
+    npm run bench:train -- [--data DIR] [--cache DIR] [--seeds 3] [--pairs 3] [--quick] [--fine-tune | --only-fine-tune]
 
 Prints one JSON object. Definitions, once and for all figures:
 
@@ -40,6 +40,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from streets import say
 
 from flywheel_jobs.context import JobContext
 from flywheel_jobs.features import Extractor
@@ -188,17 +189,10 @@ def twins(ctx: JobContext, photos: Photos, pairs: int, seed: int) -> Twins:
     return Twins(np.repeat(backgrounds, 2 * pairs), np.tile([0, 1], len(backgrounds) * pairs), digests)
 
 
-def say(text: str, now: bool = True) -> None:
-    """A line for whoever waits, on standard error."""
-    if now:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
 class Bench:
     """Features of everything, and heads fitted to parts of it."""
 
-    def __init__(self, ctx: JobContext, photos: Photos, pairs: int, seeds: int, composites: bool = True) -> None:
-        """`composites` False: their features are not needed (fine-tunes see the pictures themselves)."""
+    def __init__(self, ctx: JobContext, photos: Photos, pairs: int, seeds: int) -> None:
         self.ctx, self.photos = ctx, photos
         self.extractor = Extractor(ctx, REF)
         say("features of the photographs")
@@ -206,7 +200,7 @@ class Bench:
         self.real = {kind: self.features.of(kind) for kind in KINDS}
         self.twins = [twins(ctx, photos, pairs, seed) for seed in range(seeds)]
         self.made: list[dict[str, Floats]] = []
-        for number, made in enumerate(self.twins if composites else []):
+        for number, made in enumerate(self.twins):
             say(f"features of the composites of seed {number}")
             found = self.extractor.features(made.digest, VIEWS)
             self.made.append({kind: found.of(kind) for kind in KINDS})
@@ -217,16 +211,30 @@ class Bench:
         nearby: dict[int, Head] = {}
 
         def fit(learns: Mask, seed: int) -> Predict:
-            rows, real = self.rows(kind, learns, seed, views, composites, mid_scale)
-            # where the search starts does not change where a convex one ends: from the first head of the seed it is short
-            plain = fit_rows(rows, STRENGTH, nearby.get(seed))
-            nearby.setdefault(seed, plain)
-            folds = self._folds(rows, seed)
-            judged = out_of_fold(rows, folds, STRENGTH, real, starts=dict.fromkeys(folds.tolist(), plain))
-            head = plain.scaled(judged.of_view(0).scale(), 0.0)
+            head = self.fitted(kind, learns, seed, views, composites, mid_scale, nearby)
             return lambda index, view: sigmoid(head.logits(self.real[kind][index, view]))
 
         return fit
+
+    def fitted(
+        self,
+        kind: FeatureKind,
+        learns: Mask,
+        seed: int,
+        views: bool = False,
+        composites: float = 0.0,
+        mid_scale: float = MID_SCALE,
+        nearby: dict[int, Head] | None = None,
+    ) -> Head:
+        """A head as `head` says. `nearby`: first heads by seed, to start from: where the search starts does not change where a convex
+        one ends, and from there it is short."""
+        rows, real = self.rows(kind, learns, seed, views, composites, mid_scale)
+        starts = {} if nearby is None else nearby
+        plain = fit_rows(rows, STRENGTH, starts.get(seed))
+        starts.setdefault(seed, plain)
+        folds = self._folds(rows, seed)
+        judged = out_of_fold(rows, folds, STRENGTH, real, starts=dict.fromkeys(folds.tolist(), plain))
+        return plain.scaled(judged.of_view(0).scale(), 0.0)
 
     def vote(self, *members: Setting, weights: Sequence[float] | None = None) -> Setting:
         """Soft vote, equal by default."""
@@ -340,10 +348,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, one pair: a look, not a figure")
     parser.add_argument("--settings", nargs="+", help="only these rows, by name; the first is what the others are compared with")
     parser.add_argument("--on", nargs="+", help="only these figures: val, leaveOneCityOut, leaveOneSourceOut, camerasNeverSeen")
-    parser.add_argument("--fine-tune", action="store_true", help="fine-tunes too: minutes to hours on a CPU")
-    parser.add_argument("--fine-tune-seeds", type=int, default=1)
-    parser.add_argument("--fine-tune-on", nargs="+", default=["val", "leaveOneSourceOut"], help="which figures the fine-tunes get")
-    parser.add_argument("--only-fine-tune", action="store_true", help="leave the probes out")
+    parser.add_argument("--fine-tune", action="store_true", help="fine-tunes too: two hours on a core; a run that was stopped goes on")
+    parser.add_argument("--only-fine-tune", action="store_true", help="only they, and the plain probe that they are compared with")
     args = parser.parse_args()
     seeds, pairs = (1, 1) if args.quick else (args.seeds, args.pairs)
     cache, data = Path(args.cache), Path(args.data)
@@ -355,9 +361,7 @@ def main() -> None:
     ctx = JobContext(FileObjects(cache / "objects"), cache / "cache", cache / "work", args.threads, Progress(None, quiet=True))
     began = time.monotonic()
     photos = read(data, ctx.objects)
-    alone = args.only_fine_tune
-    drawn = args.fine_tune_seeds if alone else max(seeds, args.fine_tune_seeds if args.fine_tune else 1)
-    bench = Bench(ctx, photos, pairs, drawn, composites=not alone)
+    bench = Bench(ctx, photos, pairs, seeds)
     settings: dict[str, Setting] = {
         "probe": bench.head("final"),
         "probe, challenge views": bench.head("final", views=True),
@@ -382,20 +386,19 @@ def main() -> None:
             *(bench.head(kind, True, 0.5) for kind in ("both", "mid")), weights=DEMO_WEIGHTS
         ),
     }
+    if args.fine_tune or args.only_fine_tune:
+        from fine_tunes import fine_tunes
+
+        probes = {"probe": settings["probe"]} if args.only_fine_tune else settings
+        settings = probes | fine_tunes(bench, VIEWS)
     kinds = tuple(args.on or ("val", *units(photos)))
     table: dict[str, Any] = {}
     base: dict[str, list[Array]] | None = None
-    for name, setting in ({} if alone else {n: s for n, s in settings.items() if args.settings is None or n in args.settings}).items():
-        say(name)
-        table[name], behind = evaluate(photos, setting, seeds, kinds, base)
-        base = base or behind
-    if args.fine_tune or alone:
-        from fine_tunes import fine_tunes
-
-        for name, setting in fine_tunes(bench).items():
+    for name, setting in settings.items():
+        if args.settings is None or name in args.settings:
             say(name)
-            table[name] = {"seeds": args.fine_tune_seeds} | evaluate(photos, setting, args.fine_tune_seeds, args.fine_tune_on)[0]
-            say(json.dumps({name: table[name]}))
+            table[name], behind = evaluate(photos, setting, seeds, kinds, base)
+            base = base or behind
     about = {
         "bench": "train",
         "data": {"images": len(photos.label), "train": int((~photos.val).sum()), "val": int(photos.val.sum())},
