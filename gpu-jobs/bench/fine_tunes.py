@@ -28,7 +28,7 @@ from flywheel_jobs.backbones import onnx_session
 from flywheel_jobs.context import JobContext
 from flywheel_jobs.features import challenge_view
 from flywheel_jobs.finetune import Images, Job, build_member, fine_tune
-from flywheel_jobs.heads import Head, evidence, fit_scale, group_folds, row_weights
+from flywheel_jobs.heads import Head, group_folds
 from flywheel_jobs.metrics import sigmoid
 from flywheel_jobs.nets import to_onnx
 from flywheel_jobs.objects import sha256, write_atomic
@@ -154,12 +154,10 @@ def _run(bench: Bench, learns: Mask, seed: int, views: int, composites: bool, cy
     )
     left_out = ~learns & ~photos.val
     asked = np.flatnonzero(left_out if left_out.any() else photos.val)
-    logits = _logits(bench, ctx, probe, outcome.facts["bestStep"], np.concatenate([asked, validates]), views)
-    judges = photos.label[validates]
-    weights = row_weights(judges, photos.clip[validates].tolist(), np.ones(len(judges)), 0.0)
-    scale = fit_scale(logits[len(asked) :, 0], judges, weights, evidence(judges, photos.clip[validates].tolist()), shift=False)[0]
+    boundary = outcome.facts["boundary"]
+    logits = boundary["scale"] * _logits(bench, ctx, probe, outcome.facts["bestStep"], asked, views) + boundary["shift"]
     own, kept = (np.full((len(photos.label), 1 + views), np.nan) for _ in range(2))
-    own[asked] = sigmoid(scale * logits[: len(asked)])
+    own[asked] = sigmoid(logits)
     better = outcome.ref is not None
     kept[asked] = own[asked] if better else sigmoid(probe.logits(bench.real["final"][asked, : 1 + views]))
     say(f"seed {seed}, {len(asked)} photographs left out: {outcome.note}")
@@ -173,7 +171,8 @@ def _logits(bench: Bench, ctx: JobContext, probe: Head, step: int, index: Index,
 
     backbone = bench.extractor.backbone
     model = build_member(backbone.ref, "final", probe, ctx, fused=False)
-    model.load_state_dict(torch.load(ctx.work_dir / f"finetune-lite0-best-{step}.pt", map_location="cpu", weights_only=True))
+    best = torch.load(ctx.work_dir / f"finetune-lite0-best-{step}.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(best["weights"])
     session = onnx_session(to_onnx(model, backbone.preprocess.size, ("logit",)), ctx.threads)
 
     def pixels(i: int) -> list[np.ndarray]:

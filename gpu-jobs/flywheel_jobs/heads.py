@@ -111,17 +111,19 @@ def fit_head(
     return Head(weight, float(found.x[-1] - weight @ mean))
 
 
-def fit_scale(logits: Array, y: Labels, weights: Array, known: float, shift: bool = True) -> tuple[float, float]:
+def fit_scale(
+    logits: Array, y: Labels, weights: Array, known: float, shift: bool = True, doubt: tuple[float, float] = SCALE_PRIOR
+) -> tuple[float, float]:
     """Platt scaling: a, b of sigmoid(a * logit + b), by Newton steps on the weighted log loss with a Gaussian prior.
 
     `known` is the number of independent images behind the rows (see `evidence`): a few clips may hardly move the
-    boundary, hundreds of groups may. `shift` False keeps b at 0. a stays at or above 0.05: a calibration must not turn
-    answers round.
+    boundary, hundreds of groups may. `shift` False keeps b at 0. `doubt`: standard deviations of a about 1 and of b about 0 before
+    any evidence. a stays at or above 0.05: a calibration must not turn answers round.
     """
     design = np.stack([logits, np.ones_like(logits)], 1)
     w = weights / weights.sum() * max(known, 1e-9)
     prior = np.array([1.0, 0.0])
-    precision = np.array([SCALE_PRIOR[0] ** -2, SCALE_PRIOR[1] ** -2 if shift else 1e12])
+    precision = np.array([doubt[0] ** -2, doubt[1] ** -2 if shift else 1e12])
     p = prior.copy()
 
     def loss(q: Array) -> float:

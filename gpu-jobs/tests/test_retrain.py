@@ -14,6 +14,7 @@ from PIL import Image
 from flywheel_jobs import finetune, shards, train, tuning
 from flywheel_jobs.errors import NotFinite, OneImageTooBig
 from flywheel_jobs.features import Extractor
+from flywheel_jobs.finetune import Score, settled
 from flywheel_jobs.spec import validate
 from flywheel_jobs.trained import Trained
 
@@ -86,7 +87,7 @@ def _better_each_time():
 
     def score(_self, _logits):
         calls.append(1)
-        return 0.5 + len(calls) / 100, 0.3 - len(calls) / 100
+        return Score(0.5 + len(calls) / 100, 0.3 - len(calls) / 100, 1.0, 0.0)
 
     return score
 
@@ -294,3 +295,24 @@ def test_a_loss_that_is_no_number_ends_the_job_and_says_what_to_lower(ctx, monke
     monkeypatch.setattr(finetune, "focal_loss", lambda logits, *_: (logits * float("nan")).sum())
     with pytest.raises(NotFinite, match="backboneLr"):
         run(ctx, snapshot_rows(ctx.objects), fineTune=TUNE, members=ONE)
+
+
+def test_a_fine_tune_is_judged_at_the_boundary_that_suits_it_and_gains_nothing_by_it():
+    rng = np.random.default_rng(5)
+    labels = np.arange(200) % 2
+    logits = 2.0 * (2 * labels - 1) + rng.normal(size=200) * 1.5
+    plain = settled(logits, labels)
+    for moved in (logits + 3.0, 0.4 * logits, 2.5 * logits - 4.0):
+        found = settled(moved, labels)
+        assert found.accuracy == pytest.approx(plain.accuracy, abs=0.011)
+        assert found.brier == pytest.approx(plain.brier, abs=0.002)
+    assert settled(logits + 3.0, labels).shift < plain.shift - 2.0
+    # noise stays noise: nothing is won where there is nothing to tell
+    assert settled(rng.normal(size=200), labels).brier == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_handful_of_images_of_one_class_may_hardly_move_the_boundary():
+    labels = np.array([0] * 30 + [1])
+    logits = np.where(labels == 1, 3.0, -3.0)
+    logits[0] = 4.0  # one wrong answer among thirty
+    assert abs(settled(logits, labels).shift) < 2.0
