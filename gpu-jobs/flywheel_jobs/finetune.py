@@ -34,6 +34,7 @@ from .nets import FeatureKind, feature_net, to_onnx
 from .objects import write_atomic
 from .sampling import Plan
 from .schedules import Settings, compiling_pays, ema_decay, learning_rate, precision_of, worth_trying
+from .votes import WORSE_CONFIDENCE, share_worse
 from .weights import BackboneRef, create
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 CLIP = 1.0
+CHECKPOINT = 2
+"""raise when the checkpoint's contents change: older ones are then not gone on from"""
 COMPUTED: tuple[Computed, ...] = ("final", "mid")
 """what judging computes: both kinds that the feature store keeps, in its order"""
 MAX_VALIDATE = 256
@@ -61,6 +64,8 @@ class Images:
 
     digests: Sequence[str]
     labels: Labels
+    groups: Sequence[str] | None = None
+    """by which errors are resampled; None: each image alone"""
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,9 @@ class Job:
     """identifies the job's input: a checkpoint of another input is not used"""
     known: Array | None = None
     """logits of `validate` by `ref` and `probe`, where the caller has them from kept features; None: measured here"""
-    start: str = "probe"
-    """what `note` calls the network it starts from"""
+    goes_on: bool = False
+    """from a fine-tuned parent instead of a probe. The parent was the best of its epochs on `validate`, and so looks better there than it
+    is: what goes on is kept unless it is worse beyond doubt"""
 
 
 def fine_tune(ctx: JobContext, job: Job) -> Outcome:
@@ -223,7 +229,7 @@ class _Run:
             return
         try:
             loaded = torch.load(self.file, map_location="cpu", weights_only=True)
-            if loaded["mark"] != self.job.mark:
+            if loaded["mark"] != self.job.mark or loaded.pop("format", None) != CHECKPOINT:
                 return
             best = loaded["best"]
             if best is not None:
@@ -248,7 +254,7 @@ class _Run:
         self.state["seconds"] = time.monotonic() - self.began
         told = None if best is None else {key: value for key, value in best.items() if key not in HEAVY}
         parts = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict(), "scaler": self.scaler.state_dict()}
-        _write(self.file, {**self.state, **parts, "best": told, "shadow": self.shadow, "mark": self.job.mark})
+        _write(self.file, {**self.state, **parts, "best": told, "shadow": self.shadow, "mark": self.job.mark, "format": CHECKPOINT})
         for old in self.ctx.work_dir.glob(f"finetune-{self.job.name}-best-*.pt"):
             if best is None or old.name != best["file"]:
                 old.unlink(missing_ok=True)
@@ -284,8 +290,8 @@ class _Run:
                 for p, one in zip(self.model.parameters(), own, strict=True):
                     p.copy_(one)
 
-    def _judge(self) -> tuple[Score, dict[Computed, Floats]]:
-        """The score on the validation images, in fp32, and the features behind it; on a CPU onnxruntime is several times faster than
+    def _judge(self) -> tuple[Array, dict[Computed, Floats]]:
+        """Logits of the validation images, in fp32, and the features behind them; on a CPU onnxruntime is several times faster than
         eager PyTorch."""
         import torch
 
@@ -308,7 +314,7 @@ class _Run:
         head: Any = self.model.head
         weight, bias = head.weight.detach()[0].double().cpu().numpy(), float(head.bias.detach())
         features = Features(found["final"][:, None], found["mid"][:, None]).of(self.job.kind)[:, 0]
-        return self._score(Head(weight, bias).logits(features)), found
+        return Head(weight, bias).logits(features), found
 
     def _score(self, logits: Array) -> Score:
         if not np.isfinite(logits).all():
@@ -325,14 +331,15 @@ class _Run:
         import torch
 
         with self._averaged():
-            score, found = self._judge()
+            logits, found = self._judge()
+            score = self._score(logits)
             step, best = int(self.state["step"]), self.state["best"]
             if best is None or score.brier < best["brier"]:
                 weights = {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()}
                 file = f"finetune-{self.job.name}-best-{step}.pt"
                 (self.ctx.work_dir / file).unlink(missing_ok=True)  # of another input
                 heavy = {"weights": weights, "features": {kind: torch.from_numpy(values) for kind, values in found.items()}}
-                self.state["best"] = {**asdict(score), "step": step, "file": file, **heavy}
+                self.state["best"] = {**asdict(score), "logits": torch.from_numpy(logits), "step": step, "file": file, **heavy}
                 self.state["stale"] = 0
             else:
                 self.state["stale"] += 1
@@ -439,9 +446,12 @@ class _Run:
     # --- the run -----------------------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
+        import torch
+
         state, job = self.state, self.job
         if state["probe"] is None:
-            state["probe"] = asdict(self._judge()[0] if job.known is None else self._score(job.known[self.chosen]))
+            logits = self._judge()[0] if job.known is None else job.known[self.chosen]
+            state["probe"] = {**asdict(self._score(logits)), "logits": torch.from_numpy(logits)}
         views = Views(self.ctx.objects, job.train.digests, job.preprocess, Augment(job.augmentation, job.preprocess.size), job.seed)
         workers = worker_count(job.loader["workers"], self.ctx.threads, self.ctx.batch_divisor)
         stream = batches(
@@ -494,7 +504,8 @@ class _Run:
         state, job = self.state, self.job
         best, before = state["best"], state["probe"]
         told = f"validate accuracy {best['accuracy']:.3f}, Brier {best['brier']:.4f}; "
-        told += f"{job.start} {before['accuracy']:.3f}, {before['brier']:.4f}"
+        start = "parent" if job.goes_on else "probe"
+        told += f"{start} {before['accuracy']:.3f}, {before['brier']:.4f}"
         if state["capped"]:
             told += f"; stopped by the time cap after {state['step']} of {self.steps} steps"
         if state["stopped"]:
@@ -515,10 +526,21 @@ class _Run:
             "seconds": round(float(state["seconds"]), 1),
             "peakMemoryMb": peak_memory_mb(self.cuda),
         }
-        history = {"steps": copy.deepcopy(state["steps"]), "epochs": copy.deepcopy(state["epochs"]), "probe": [dict(before)]}
+        history = {
+            "steps": copy.deepcopy(state["steps"]),
+            "epochs": copy.deepcopy(state["epochs"]),
+            "probe": [{key: value for key, value in before.items() if key != "logits"}],
+        }
         better = (best["accuracy"], -best["brier"]) > (before["accuracy"], -before["brier"])
+        if job.goes_on and not better:
+            held = job.validate
+            groups = [(held.digests if held.groups is None else held.groups)[i] for i in self.chosen]
+            now, then = (one["scale"] * one["logits"].numpy() + one["shift"] for one in (best, before))
+            worse = share_worse(now, then, held.labels[self.chosen], groups, job.seed)
+            told += f"; worse in {worse:.0%} of resamples by group"
+            better = worse < WORSE_CONFIDENCE
         if not better:
-            return Outcome(None, None, f"fine-tune thrown away, no better than its {job.start}: {told}", facts, history, events)
+            return Outcome(None, None, f"fine-tune thrown away, no better than its {start}: {told}", facts, history, events)
         from safetensors.torch import save as pack
 
         kept = {key.removeprefix("net.model."): value for key, value in best["weights"].items() if key.startswith("net.model.")}

@@ -83,8 +83,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
         learning_curves(ctx, members, kept, held, views, seed)
     for member in members:
         if not tunes.run(member, tuned) and member.name in going_on:
-            member.fit(kept, views, tuned)
-            member.note += "; a new head on the parent's backbone learned from old and new images instead"
+            tunes.fall_back(member, views, tuned)
 
     if parent is not None and settled:
         weights, ensemble = [float(one.weight) for one in parent.trained.members], None

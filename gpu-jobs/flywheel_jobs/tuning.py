@@ -18,6 +18,7 @@ from .parent import Parent
 from .sampling import Plan
 from .schedules import Settings
 from .spec import ImageRow
+from .votes import WORSE_CONFIDENCE, share_worse
 
 
 class FineTunes:
@@ -69,7 +70,7 @@ class FineTunes:
             preprocess=member.extractor.backbone.preprocess,
             probe=member.head,
             train=Images([row.digest for row in self._kept], labels_of(self._kept)),
-            validate=Images([row.digest for row in self._held], labels_of(self._held)),
+            validate=Images([row.digest for row in self._held], labels_of(self._held), [row.group for row in self._held]),
             plan=plan,
             augmentation=self._input["augmentation"],
             loader=self._input["loader"],
@@ -77,7 +78,7 @@ class FineTunes:
             seed=self._seed,
             mark=sha256(canonical_json([member.ref.weights, self._input])),
             known=member.head.logits(member.table(self._held, 0, "validate"))[:, 0],
-            start="parent" if member.head is member.start else "probe",
+            goes_on=member.head is member.start,
         )
         outcome = fine_tune(self._ctx, job)
         member.note, member.facts, member.events = outcome.note + said, outcome.facts, outcome.events
@@ -90,6 +91,21 @@ class FineTunes:
         logits = outcome.head.logits(member.table(tuned, CALIBRATE_VIEWS, "features for the calibration"))
         member.head = outcome.head.scaled(scale_of(logits, tuned, shift=False)[0], 0.0)
         return True
+
+    def fall_back(self, member: Member, views: int, tuned: list[ImageRow]) -> None:
+        """What a member has whose fine-tune from its parent was thrown away: a head on the parent's backbone that learned from old and
+        new images, or the parent's own where that one is worse beyond doubt."""
+        assert member.start is not None
+        table, truth = member.table(self._held, 0, "validate")[:, 0], labels_of(self._held)
+        member.fit(self._kept, views, tuned)
+        assert member.head is not None
+        now, before = member.head.logits(table), member.start.logits(table)
+        worse = share_worse(now, before, truth, [row.group for row in self._held], self._seed)
+        if worse < WORSE_CONFIDENCE:
+            member.note += "; a new head on the parent's backbone learned from old and new images instead"
+        else:
+            member.head = member.start
+            member.note += f"; a new head on the parent's backbone was worse in {worse:.0%} of resamples: the parent's weights stand"
 
     def _idle(self, member: Member) -> bool:
         """Whether the parent was fine-tuned on everything there is."""

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from .heads import fit_calibration, vote
 from .member import Member, labels_of
-from .metrics import Array, Labels, error_correlation, logit, measure
+from .metrics import Array, Labels, error_correlation, logit, measure, sigmoid
 from .spec import ImageRow
 
 WEIGHT_CONFIDENCE = 0.9
 """unequal weights of the vote must win in at least this share of resamples"""
+WORSE_CONFIDENCE = 0.9
+"""what goes on from a parent is worse beyond doubt when it is in this share of resamples"""
 RESAMPLES = 400
 
 
@@ -85,6 +87,11 @@ def vote_calibration(members: list[Member], weights: list[float], tuned: list[Im
 def measure_views(p: Array, y: Labels) -> dict[str, float | int]:
     """Metrics over every view of the images (view 0 and the challenge views alike)."""
     return measure(p.reshape(-1), np.repeat(y, p.shape[1]), n=len(y))
+
+
+def share_worse(now: Array, before: Array, truth: Labels, groups: Sequence[str], seed: int) -> float:
+    """The share of resamples of the images, by group, in which the logits `now` have a larger Brier score than `before`."""
+    return share_above((sigmoid(now) - truth) ** 2 - (sigmoid(before) - truth) ** 2, np.array(groups), seed)
 
 
 def share_above(difference: Array, groups: NDArray[np.str_], seed: int) -> float:

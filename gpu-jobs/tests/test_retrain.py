@@ -11,7 +11,7 @@ import torch
 from conftest import MEMBERS, make_context, snapshot_rows, train_input, world
 from PIL import Image
 
-from flywheel_jobs import finetune, shards, train, tuning
+from flywheel_jobs import finetune, shards, train, tuning, votes
 from flywheel_jobs.errors import NotFinite, OneImageTooBig
 from flywheel_jobs.features import Extractor
 from flywheel_jobs.finetune import Score, settled
@@ -156,6 +156,28 @@ def test_a_retrain_that_is_no_better_than_its_parent_learns_a_head_on_the_parent
     assert child.members[0].ref == parent.members[0].ref
     assert apart(parent, child) > 0
     assert {one["digest"] for one in new} <= known_to(ctx, child)
+
+
+def test_where_a_new_head_is_worse_than_the_parents_too_the_parents_weights_stand(tuned, monkeypatch):
+    root, rows, output, parent = tuned
+    ctx = make_context(root, work="stands")
+    new = world(ctx.objects, "train", 2, 3, 50)
+    monkeypatch.setattr(tuning, "share_worse", lambda *_: 0.95)
+    ruin = {**TUNE, "backboneLr": 0.1, "headLr": 1.0}
+    more, child = run(ctx, [*rows, *new], fineTune=ruin, members=ONE, initFrom=output["trained"], incremental={"keepChoicesBelow": 0.5})
+    assert "worse in 95% of resamples: the parent's weights stand" in more["members"][0]["note"]
+    assert apart(parent, child) == 0
+
+
+@pytest.mark.parametrize(("worse", "kept"), [(1, True), (6, False)])
+def test_what_goes_on_from_a_parent_is_kept_unless_it_is_worse_beyond_doubt(worse, kept):
+    """The parent was the best of its epochs on these images, a retrain saw others."""
+    labels = np.array([0, 1] * 6)
+    before = np.where(labels == 1, 2.0, -2.0)
+    now = before.copy()
+    now[: 2 * worse] *= 0.5  # less sure in so many of six groups, a little surer in the others
+    now[2 * worse :] *= 1.05
+    assert (votes.share_worse(now, before, labels, [str(i // 2) for i in range(12)], 1) < votes.WORSE_CONFIDENCE) is kept
 
 
 def test_a_fine_tune_is_judged_by_the_features_that_later_jobs_compute(tuned, tmp_path):

@@ -99,7 +99,8 @@ export const LoaderOptions = z.object({
 export const IncrementalOptions = z.object({
   /** old images seen for each new one; null: every old image, as from scratch */
   replay: z.number().min(0).nullable().default(1),
-  epochs: z.number().int().positive().default(3),
+  /** more than one forgets what the parent knew, see docs/training.md */
+  epochs: z.number().int().positive().default(1),
   /** the parent's choice of regularisation and vote is kept while fewer than this share of images is new: no sweep, no ablation */
   keepChoicesBelow: z.number().min(0).max(1).default(0),
 });
