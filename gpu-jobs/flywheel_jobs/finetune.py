@@ -403,7 +403,8 @@ class _Run:
     def _diverged(self, what: str) -> NotFinite:
         return NotFinite(
             f"{what} of {self.job.name} is not a finite number at step {self.state['step'] + 1} of {self.steps}: training diverged. "
-            "The last checkpoint and the probe were kept. Lower `fineTune.backboneLr` and `headLr`, or set `fineTune.mode` to never."
+            "The features were kept, and the last checkpoint where one was written. Lower `fineTune.backboneLr` and `headLr`, or set "
+            "`fineTune.mode` to never."
         )
 
     def _consider_compiling(self, seconds: float) -> None:

@@ -72,7 +72,7 @@ def run(ctx: JobContext, job_input: dict[str, Any]) -> dict[str, Any]:
     kept = hold_synthetic_share(_cap(candidates, share, seed), min(share, float(job_input["sampling"]["minSyntheticShare"])))
     unseen = None if contest is None else contest.leave_places_out(kept)
 
-    tunes = FineTunes(ctx, job_input, kept, held, parent)
+    tunes = FineTunes(ctx, job_input, kept, held, parent, settled)
     going_on = {member.name for member in members if settled and tunes.goes_on(member)}
     for member in members:
         if member.name in going_on:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .context import JobContext
 from .features import extractor_pool
-from .finetune import Images, Job, fine_tune
+from .finetune import Images, Job, Score, fine_tune, settled
 from .heads import Head
 from .member import CALIBRATE_VIEWS, Member, labels_of, scale_of
 from .metrics import measure, sigmoid
@@ -25,9 +25,17 @@ class FineTunes:
     """The fine-tunes of one training."""
 
     def __init__(
-        self, ctx: JobContext, job_input: dict[str, Any], kept: list[ImageRow], held: list[ImageRow], parent: Parent | None
+        self,
+        ctx: JobContext,
+        job_input: dict[str, Any],
+        kept: list[ImageRow],
+        held: list[ImageRow],
+        parent: Parent | None,
+        settled: bool = False,
     ) -> None:
+        """`settled`: a small retrain, which judges by nothing that it would have to compute for that alone."""
         sampling, self._seed = job_input["sampling"], int(job_input["seed"])
+        self._views, self._settled = int(job_input["views"]), settled
         self._ctx, self._input, self._kept, self._held = ctx, job_input, kept, held
         groups, weights = [row.group for row in kept], np.array([row.weight for row in kept])
         self._plan = Plan.of(sampling["kind"], labels_of(kept), groups, weights, self._seed)
@@ -85,11 +93,17 @@ class FineTunes:
         member.history["fineTune"] = outcome.history
         if outcome.ref is None or outcome.head is None:
             return False
+        before = replace(member)
         member.ref, member.extractor, member.stage = outcome.ref, self._pool(outcome.ref), "fine-tune"
         if outcome.validated is not None:
             member.extractor.keep(outcome.validated.digests, outcome.validated.final, outcome.validated.mid)
         logits = outcome.head.logits(member.table(tuned, CALIBRATE_VIEWS, "features for the calibration"))
         member.head = outcome.head.scaled(scale_of(logits, tuned, shift=False)[0], 0.0)
+        lost = None if self._settled else self._worse_on_views(member, before)
+        if lost is not None:
+            member.ref, member.extractor, member.stage, member.head = before.ref, before.extractor, before.stage, before.head
+            member.note = f"fine-tune thrown away, {lost}; on the photographs alone: {outcome.note.removeprefix('fine-tuned: ')}{said}"
+            return False
         return True
 
     def fall_back(self, member: Member, views: int, tuned: list[ImageRow]) -> None:
@@ -106,6 +120,24 @@ class FineTunes:
         else:
             member.head = member.start
             member.note += f"; a new head on the parent's backbone was worse in {worse:.0%} of resamples: the parent's weights stand"
+
+    def _worse_on_views(self, member: Member, before: Member) -> str | None:
+        """What a fine-tune, which was judged on the photographs themselves, loses against its start on all of `validate` with the
+        challenge views of each, which is what validators send; None when nothing. Either is judged at the boundary that suits it. The
+        vote needs these features anyway."""
+        labels = np.repeat(labels_of(self._held), 1 + self._views)
+
+        def score(one: Member) -> Score:
+            assert one.head is not None
+            return settled(one.head.logits(one.table(self._held, self._views, "validate")).reshape(-1), labels)
+
+        now, then = score(member), score(before)
+        if (now.accuracy, -now.brier) >= (then.accuracy, -then.brier):
+            return None
+        return (
+            f"worse with the challenge views: accuracy {now.accuracy:.3f}, Brier {now.brier:.4f}; "
+            f"before {then.accuracy:.3f}, {then.brier:.4f}"
+        )
 
     def _idle(self, member: Member) -> bool:
         """Whether the parent was fine-tuned on everything there is."""

@@ -58,10 +58,14 @@ def vote_weights(members: list[Member], held: list[ImageRow], views: int, seed: 
     default = "recipe" if "recipe" in kinds else "equal"
     gain = losses(kinds[default]) - losses(kinds["searched"])
     sure = kinds["searched"] != kinds[default] and share_above(gain, groups, seed) >= WEIGHT_CONFIDENCE
-    compared = [
-        {"kind": kind, "weights": list(weights), "metrics": measure_views(vote(alone, weights), truth)} for kind, weights in kinds.items()
-    ]
     taken = "searched" if sure else default
+    told = dict(kinds)
+    if len(members) > 1:  # told, never taken: a vote that is worse than one of its members is a member too many
+        each = [tuple(float(i == k) for i in range(len(members))) for k in range(len(members))]
+        told["single"] = min(each, key=lambda weights: float(losses(weights).mean()))
+    compared = [
+        {"kind": kind, "weights": list(weights), "metrics": measure_views(vote(alone, weights), truth)} for kind, weights in told.items()
+    ]
     return [float(weight) for weight in kinds[taken]], {"compared": compared, "chosen": taken}
 
 

@@ -48,16 +48,17 @@ def test_a_probe_job_leaves_pictures_curves_and_what_gives_it_again(ctx):
     assert ctx.objects.get_json(reproduce["config"])["seed"] == reproduce["seed"] == 7
     assert reproduce["environment"]["numpy"] == np.__version__
     assert output["members"][0]["head"]["method"] == "logistic"
-    assert [one["kind"] for one in output["ensemble"]["compared"]] == ["equal", "searched"]
+    assert [one["kind"] for one in output["ensemble"]["compared"]] == ["equal", "searched", "single"]
     assert output["ensemble"]["pairs"][0]["b"] == "tiny-mid"
 
 
 def test_the_recipes_own_weights_stand_unless_others_win_beyond_doubt(ctx):
     members = [{**one, "recipeWeight": weight} for one, weight in zip(MEMBERS, (0.6, 0.4), strict=True)]
     output, _ = run(ctx, snapshot_rows(ctx.objects), members=members)
-    assert [one["kind"] for one in output["ensemble"]["compared"]] == ["equal", "recipe", "searched"]
+    assert [one["kind"] for one in output["ensemble"]["compared"]] == ["equal", "recipe", "searched", "single"]
     expected = [0.6, 0.4] if output["ensemble"]["chosen"] == "recipe" else output["ensemble"]["compared"][2]["weights"]
     assert [one["weight"] for one in output["members"]] == pytest.approx(expected)
+    assert sorted(output["ensemble"]["compared"][3]["weights"]) == [0.0, 1.0]
 
 
 def test_a_job_reads_its_images_from_shards(ctx):
@@ -76,10 +77,16 @@ def tuned(tmp_path_factory):
     ctx = make_context(root)
     rows = snapshot_rows(ctx.objects)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune._Run, "_score", _better_each_time())
+        _keep(patch)
         output, trained = run(ctx, rows, fineTune=TUNE, members=ONE, report=True, sampling={"kind": "group-balanced"})
     assert output["members"][0]["stage"] == "fine-tune"
     return root, rows, output, trained
+
+
+def _keep(patch):
+    """Whatever the fine-tunes are worth."""
+    patch.setattr(finetune._Run, "_score", _better_each_time())
+    patch.setattr(tuning.FineTunes, "_worse_on_views", lambda *_: None)
 
 
 def _better_each_time():
@@ -110,7 +117,7 @@ def test_a_fine_tune_tells_how_it_ran_and_leaves_tensorboard_events(tuned):
 
 def test_two_fine_tunes_on_a_cpu_give_the_same_weights(tuned, monkeypatch):
     root, rows, _, first = tuned
-    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
+    _keep(monkeypatch)
     _, second = run(make_context(root, work="second"), rows, fineTune=TUNE, members=ONE, sampling={"kind": "group-balanced"})
     assert first.members[0].ref.weights == second.members[0].ref.weights  # digests of the tensors
     assert apart(first, second) == 0
@@ -120,7 +127,7 @@ def test_a_retrain_goes_on_from_the_parent_with_new_images_and_a_replay(tuned, m
     root, rows, output, parent = tuned
     ctx = make_context(root, work="retrain")
     new = world(ctx.objects, "train", 2, 3, 50)
-    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
+    _keep(monkeypatch)
     again = {"replay": 1, "epochs": 1, "keepChoicesBelow": 0.5}
     more, child = run(ctx, [*rows, *new], fineTune=TUNE, members=ONE, initFrom=output["trained"], incremental=again)
     note, facts = more["members"][0]["note"], more["members"][0]["fineTune"]
@@ -222,6 +229,24 @@ def test_a_retrain_without_anything_new_keeps_the_parents_backbone(tuned):
     assert child.members[0].ref == parent.members[0].ref
 
 
+def test_a_fine_tune_that_is_worse_on_what_validators_send_is_thrown_away(ctx, monkeypatch):
+    """It is judged on the photographs while it runs; a head that forgot the challenge views must not pass by that."""
+    rows = snapshot_rows(ctx.objects)
+    _, probe = run(ctx, rows, members=ONE)
+
+    def forgetful(ctx, job):
+        return finetune.Outcome(job.ref, replace(job.probe, weight=0 * job.probe.weight), "fine-tuned: validate accuracy 1.000")
+
+    monkeypatch.setattr(tuning, "fine_tune", forgetful)
+    output, trained = run(ctx, rows, members=ONE, fineTune=TUNE)
+    (member,) = output["members"]
+    assert member["stage"] == "probe"
+    assert re.match(
+        r"fine-tune thrown away, worse with the challenge views: accuracy .* before .*; on the photographs alone", member["note"]
+    )
+    assert apart(probe, trained) == 0
+
+
 def test_epochs_that_are_no_better_end_the_fine_tune(ctx):
     idle = {**TUNE, "backboneLr": 1e-12, "headLr": 1e-12, "epochs": 6, "patience": 1}
     output, _ = run(ctx, snapshot_rows(ctx.objects), fineTune=idle, members=ONE)
@@ -247,7 +272,7 @@ def compile_soon(monkeypatch, tmp_path):
 def test_a_machine_without_a_compiler_fine_tunes_without_one_and_says_so(tuned, tmp_path, monkeypatch):
     root, rows, _, plain = tuned
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/g++",))
-    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
+    _keep(monkeypatch)
     output, without = run(make_context(root, work="no-compiler"), rows, **compile_soon(monkeypatch, tmp_path))
     facts = output["members"][0]["fineTune"]
     assert not facts["compiled"]
@@ -267,7 +292,7 @@ def test_memory_that_a_compiled_step_cannot_have_is_no_failure_of_the_compiler()
 def test_a_compiled_fine_tune_learns_what_an_eager_one_learns_and_tells_the_times(ctx, tmp_path, monkeypatch):
     rows = snapshot_rows(ctx.objects)
     order = {**compile_soon(monkeypatch, tmp_path), "members": [{**ONE[0], "backbone": "test_vit", "resolution": 160}], "report": True}
-    monkeypatch.setattr(finetune._Run, "_score", _better_each_time())
+    _keep(monkeypatch)
     tune = {**order["fineTune"], "batch": 10}  # batches of one size are compiled once
     eager, _ = run(ctx, rows, **{**order, "fineTune": {**tune, "compile": "never"}})
     compiled, _ = run(make_context(tmp_path, work="compiled"), rows, **{**order, "fineTune": tune})

@@ -69,12 +69,22 @@ function describe(name: string, training: JobOutput<'train'>, out: string, writt
           `  votes compared: ${ensemble.compared.map((one) => `${one.kind} ${one.weights.map((w) => w.toFixed(2)).join('/')} Brier ${one.metrics.brier.toFixed(4)}`).join('; ')}; taken: ${ensemble.chosen}`,
         ]
       : []),
+    ...betterAlone(training),
     ...training.ablation.map((row) => `  ${row.provider}: ${row.reason}`),
     ...(reproduce ? [`  seed ${reproduce.seed}, git ${reproduce.gitRevision ?? 'not known'}, data ${reproduce.data.slice(0, 12)}`] : []),
     ...(report ? [] : ['  no pictures were drawn (`report` was off)']),
     `  written to ${out}: ${written.join(', ')}`,
     ...(report && report.tensorboard.length > 0 ? [`  tensorboard --logdir ${path.join(out, 'tensorboard')}`] : []),
   ].join('\n');
+}
+
+/** A member that beats the vote by itself: the others cost inference and harm. */
+function betterAlone({ ensemble, members }: JobOutput<'train'>): string[] {
+  const of = (kind?: string) => ensemble?.compared.find((one) => one.kind === kind);
+  const [taken, single] = [of(ensemble?.chosen), of('single')];
+  if (!taken || !single || single.metrics.brier >= taken.metrics.brier) return [];
+  const name = members[single.weights.indexOf(1)]?.name ?? 'one member';
+  return [`  note: ${name} alone has the lower Brier score on these images; consider another second member`];
 }
 
 async function modelOf(context: CommandContext, wanted: string | undefined): Promise<ModelRecord> {

@@ -153,6 +153,14 @@ describe('flywheel report', () => {
       members: [{ name: 'lite0', stage: 'probe', note: 'fine-tune thrown away', weight: 1, validate: metrics }],
       validate: metrics,
       errorCorrelation: 0,
+      ensemble: {
+        compared: [
+          { kind: 'equal', weights: [0.5, 0.5], metrics },
+          { kind: 'single', weights: [1, 0], metrics: { ...metrics, brier: 0.09 } },
+        ],
+        chosen: 'equal',
+        pairs: [],
+      },
       ablation: [],
       counts: { real: 30, synthetic: 6, leftOut: 2 },
       report: report
@@ -195,6 +203,7 @@ describe('flywheel report', () => {
     expect(JSON.parse(await read('training.json'))).toMatchObject({ model: 'turn-0001', counts: { real: 30 } });
     expect(terminal.err).toMatch(/90\.0% of 20 validation images.*30 photographs and 6 synthetic images \(2 left out\)/);
     expect(terminal.err).toMatch(/lite0 .*fine-tune thrown away/);
+    expect(terminal.err).toMatch(/note: lite0 alone has the lower Brier score/);
   });
 
   it('says so where no pictures were drawn, and where the training is not in this home', async () => {

@@ -212,10 +212,12 @@ export const TrainOutput = z.object({
    */
   unseen: z.object({ predictions: Digest, n: z.number().int(), places: z.number().int() }).nullable().optional(),
   counts: z.object({ real: z.number().int(), synthetic: z.number().int(), leftOut: z.number().int() }),
-  /** weights of the vote that were compared on `validate`, and how the members differ */
+  /** weights of the vote that were compared on `validate` (`single`: the best member alone, told and never taken), and how the members differ */
   ensemble: z
     .object({
-      compared: z.array(z.object({ kind: z.enum(['equal', 'recipe', 'searched']), weights: z.array(z.number()), metrics: Metrics })),
+      compared: z.array(
+        z.object({ kind: z.enum(['equal', 'recipe', 'searched', 'single']), weights: z.array(z.number()), metrics: Metrics }),
+      ),
       chosen: z.string(),
       pairs: z.array(
         z.object({
