@@ -61,7 +61,8 @@ class Augment:
         o = self.options
         brightness, contrast, saturation = map(float, o["jitter"])
         haze = [
-            A.RandomBrightnessContrast(brightness_limit=(0.0, 0.15), contrast_limit=(-0.5, -0.3), p=1),
+            # about the picture's mean: contrast about black would make night of fog
+            A.ColorJitter(brightness=(1.0, 1.2), contrast=(0.5, 0.7), saturation=(0.7, 1.0), hue=(0, 0), p=1),
             A.RandomFog(fog_coef_range=(0.1, 0.3), alpha_coef=0.06, p=1),
         ]
         return A.Compose(

@@ -178,6 +178,16 @@ def test_the_recipe_repeats_by_seed_and_differs_between_seeds():
     assert a.shape != b.shape or not np.array_equal(a, b)
 
 
+def test_fog_takes_contrast_and_never_light():
+    clear = {**OPTIONS["augmentation"], "challenge": 0, "recipe": 1, "flip": 0, "rotate": 0, "cropScale": 1, "jitter": [0, 0, 0]}
+    clear |= {"grayscale": 0, "blur": 0, "fog": 0, "rain": 0, "sun": 0}
+    before = np.asarray(Augment(clear, 64)(picture(), np.random.default_rng(0)), float)
+    for seed in range(8):
+        after = np.asarray(Augment({**clear, "fog": 1}, 64)(picture(), np.random.default_rng(seed)), float)
+        assert after.std() < 0.8 * before.std()
+        assert after.mean() > 0.97 * before.mean()
+
+
 def test_shares_of_nothing_leave_the_picture_alone():
     nothing = {**OPTIONS["augmentation"], "challenge": 0, "recipe": 0, "flip": 0}
     assert np.array_equal(np.asarray(Augment(nothing, 64)(picture(), np.random.default_rng(1))), np.asarray(picture()))
