@@ -23,10 +23,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ._light import InterpolationMode, tvf
-from .errors import BadInput, CorruptImage, EmptySplit, OneClass
+from .errors import BadInput, EmptySplit, OneClass
+from .pictures import decode
 
 if TYPE_CHECKING:
     from .context import JobContext
@@ -209,15 +210,6 @@ def encode(pixels: Pixels, quality: int = STANDARD.quality) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes, digest: str) -> Pixels:
-    """RGB pixels of an encoded image. Raises CorruptImage naming the digest when it is none."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"), np.uint8)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImage(f"object {digest} is no readable image: {error}. Take its row out of the manifest and start again.") from error
-
-
 def run(ctx: JobContext, job_input: Row) -> Row:
     """Job `challenges`. The same manifest, mode, count and seed give the same set digest."""
     # Images are small: one thread an image and several images at once beats several threads an image by far.
@@ -238,7 +230,7 @@ def run(ctx: JobContext, job_input: Row) -> Row:
 
     @lru_cache(maxsize=2 * max(1, ctx.threads))
     def pixels_of(digest: str) -> Pixels:
-        return decode(ctx.objects.get(digest), digest)
+        return np.asarray(decode(ctx.objects.get(digest), digest), np.uint8)
 
     def make(index: int) -> Row:
         rng = np.random.default_rng(np.random.SeedSequence((seed, index)))

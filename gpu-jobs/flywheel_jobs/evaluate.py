@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from .backbones import Floats, Preprocess
 from .context import JobContext
 from .errors import BadInput, CorruptImage, EmptySplit
-from .features import decode, extractor_pool
+from .features import extractor_pool
 from .heads import calibrate, vote
 from .metrics import Array, Labels, measure, sigmoid
+from .pictures import decode
 from .predicted import predicted_reward
 from .quantise import Graph
 from .spec import validate

@@ -19,11 +19,12 @@ from .backbones import Bytes, Preprocess
 from .cli import environment
 from .context import JobContext
 from .errors import BadInput, EmptySplit, LossAboveLimit, OneClass, ParityLost
-from .features import challenge_view, decode
+from .features import challenge_view
 from .heads import calibrate, vote
 from .metrics import Array, Labels, sigmoid
 from .nets import feature_net, onnx_model
 from .objects import sha256
+from .pictures import decode
 from .quantise import Graph, Quantiser, batches_of, match, matched, opset, pack, ranked, to_fp16
 from .spec import ImageRow, read_manifest, validate
 from .tensorrt import CPU, CUDA, TENSORRT, TRTEXEC, open_session, provider_here

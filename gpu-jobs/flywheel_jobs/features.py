@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from .backbones import Backbone, Bytes, Computed, Floats
 from .context import JobContext
-from .errors import CorruptImage, OneImageTooBig, says_out_of_memory
+from .errors import OneImageTooBig, says_out_of_memory
 from .feature_store import FeatureStore, Key
 from .metrics import Array
 from .nets import FeatureKind
+from .pictures import decode
 from .weights import BackboneRef
 
 VIEW_VERSION = 1
@@ -50,15 +51,6 @@ class Features:
         if kind != "both" or mid == 1:
             return None
         return np.repeat([1.0, mid], [self.final.shape[2], self.mid.shape[2]])
-
-
-def decode(data: bytes, digest: str) -> Image.Image:
-    """An RGB picture. Raises CorruptImage naming the image."""
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptImage(f"object {digest} is no readable image: {error}. Take its row out of the manifest and start again.") from error
 
 
 def challenge_view(picture: Image.Image, digest: str, view: int) -> Image.Image:

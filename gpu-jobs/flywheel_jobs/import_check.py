@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from .context import JobContext
 from .errors import BadInput, EmptySplit, Infrastructure
 from .objects import sha256
+from .pictures import UNREADABLE, why_unreadable
 from .spec import validate
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF")
@@ -122,11 +123,11 @@ def _check(
                 findings.append(_finding(name, "unsupported-format", f"{kind}: the miner reads {', '.join(FORMATS)} only", unusable=True))
             picture.load()  # header and body: a cut-off file opens, but does not load
             small = picture.convert("L").resize((9, 8), Image.Resampling.BILINEAR)
-    except UnidentifiedImageError:
-        return [_finding(name, "corrupt", "no image format is recognised", unusable=True)], None
     except Image.DecompressionBombError as error:
         return [_finding(name, "too-large", str(error), unusable=True)], None
-    except (OSError, ValueError, SyntaxError) as error:
+    except UnidentifiedImageError as error:
+        return [_finding(name, "corrupt", why_unreadable(error), unusable=True)], None
+    except UNREADABLE as error:
         return [_finding(name, "corrupt", f"cannot be decoded: {error}", unusable=True)], None
     if mode not in PLAIN_MODES:
         findings.append(_finding(name, "odd-mode", f"mode {mode} is converted to RGB"))

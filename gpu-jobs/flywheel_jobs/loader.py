@@ -15,8 +15,8 @@ from PIL import Image
 
 from .augment import Augment
 from .backbones import Preprocess
-from .features import decode
 from .objects import FileObjects
+from .pictures import decode
 from .sampling import Plan, Shown
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from PIL import Image
 from flywheel_jobs import challenges
 from flywheel_jobs.context import JobContext
 from flywheel_jobs.errors import BadInput
+from flywheel_jobs.pictures import decode
 
 
 def flat(colour: tuple[int, int, int], size: int = 32) -> np.ndarray:
@@ -246,7 +247,7 @@ def test_profile_2026_05_sends_images_as_they_are(ctx: JobContext) -> None:
         with Image.open(io.BytesIO(ctx.objects.get(made["digest"]))) as picture:
             assert picture.size == sizes[made["parent"]]
             assert made["level"] == 0
-        source = challenges.decode(ctx.objects.get(made["parent"]), made["parent"])
+        source = np.asarray(decode(ctx.objects.get(made["parent"]), made["parent"]))
         assert ctx.objects.get(made["digest"]) == challenges.encode(source, 75)
 
 

@@ -10,11 +10,12 @@ from PIL import Image
 
 from flywheel_jobs import backbones
 from flywheel_jobs.backbones import Backbone, Preprocess
-from flywheel_jobs.errors import BadInput, Infrastructure, WeightsOutOfReach
+from flywheel_jobs.errors import BadInput, CorruptImage, Infrastructure, WeightsOutOfReach
 from flywheel_jobs.feature_store import FeatureStore
-from flywheel_jobs.features import Extractor, challenge_view, decode
+from flywheel_jobs.features import Extractor, challenge_view
 from flywheel_jobs.nets import feature_net
 from flywheel_jobs.objects import DerivedFiles
+from flywheel_jobs.pictures import decode
 from flywheel_jobs.weights import BackboneRef, create, fit_state, package_checkpoint
 
 TINY = BackboneRef.of(MEMBERS[0])
@@ -303,3 +304,15 @@ def test_picture_files_with_transparency_or_grey_become_rgb():
     buffer = io.BytesIO()
     Image.new("LA", (10, 10), (200, 128)).save(buffer, "PNG")
     assert decode(buffer.getvalue(), "x").mode == "RGB"
+
+
+def test_bytes_that_are_no_image_are_told_in_words_also_where_pillow_raises_a_syntax_error():
+    for data in (b"no image at all", b"\xff\xd8 cut off"):
+        with pytest.raises(CorruptImage, match=r"^object abc is no readable image: no image format is recognised\. Take its row"):
+            decode(data, "abc")
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3), np.uint8)).save(buffer, "PNG")
+    data = bytearray(buffer.getvalue())
+    data[data.rindex(b"IDAT")] ^= 0x80  # a later chunk with a name that no PNG has
+    with pytest.raises(CorruptImage, match="broken PNG"):
+        decode(bytes(data), "abc")

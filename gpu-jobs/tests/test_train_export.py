@@ -13,8 +13,8 @@ from safetensors.numpy import load
 
 from flywheel_jobs import export, train
 from flywheel_jobs.errors import BadInput, Interrupted
-from flywheel_jobs.features import decode
 from flywheel_jobs.metrics import sigmoid
+from flywheel_jobs.pictures import decode
 from flywheel_jobs.schedules import learning_rate
 from flywheel_jobs.spec import validate
 from flywheel_jobs.trained import Trained

@@ -16,11 +16,11 @@ from flywheel_jobs.backbones import Preprocess
 from flywheel_jobs.catalogue import TABLE, Licence, licence_of, licence_warning
 from flywheel_jobs.choice import choose
 from flywheel_jobs.errors import BadInput, CorruptImage, OutOfMemory
-from flywheel_jobs.features import decode
 from flywheel_jobs.finetune import build_member, focal_loss, parameter_groups
 from flywheel_jobs.heads import LAMBDAS, Head, Rows, group_folds
 from flywheel_jobs.loader import Views, batches, schedule, worker_count
 from flywheel_jobs.machine import cgroup_bytes
+from flywheel_jobs.pictures import decode
 from flywheel_jobs.recipes import Batches, Logistic, choose_recipe, focal_slope, recipe_of
 from flywheel_jobs.sampling import Plan, hold_synthetic_share
 from flywheel_jobs.schedules import Settings, compiling_pays, ema_decay, learning_rate, precision_of, worth_trying

@@ -18,6 +18,7 @@ from PIL import Image
 
 from ..context import JobContext
 from ..errors import BadInput
+from ..pictures import UNREADABLE, why_unreadable
 from .canvas import Pixels
 from .compositor import composite
 from .weather import KINDS, weather
@@ -251,8 +252,8 @@ class _Source:
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 pixels = np.asarray(picture.convert("RGB"), np.uint8)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            return f"background {digest} is no readable image: {error}"
+        except UNREADABLE as error:
+            return f"background {digest} is no readable image: {why_unreadable(error)}"
         height, width = pixels.shape[:2]
         if min(height, width) < MIN_SIDE:
             return f"background {digest} is only {width} x {height} pixels"
