@@ -63,7 +63,7 @@ class FeatureStore:
         if (final.shape, mid.shape) != ((len(keys), self._dims[0]), (len(keys), self._dims[1])):
             return False
         for index, key in enumerate(keys):
-            self._rows[key] = (final[index], mid[index])
+            self._rows.setdefault(key, (final[index], mid[index]))  # what a table was made of stays
         return True
 
     def pull(self, keys: Sequence[Key], step: Callable[[int], None] = lambda _done: None) -> None:
@@ -81,6 +81,8 @@ class FeatureStore:
             if note is not None and sha256(data) == note[0] and self._take(data):
                 self._seen.add(name)
                 write_atomic(self._folder / file, data)
+            else:
+                self._notes[name] = None  # torn or foreign: not asked for again
 
     def _new_notes(self) -> list[str]:
         if self._shared is None:

@@ -27,9 +27,9 @@ from .context import JobContext
 from .errors import Interrupted, NotFinite, OneImageTooBig, says_out_of_memory
 from .features import BATCH, Features
 from .heads import Head, evidence, fit_scale, row_weights
-from .loader import Pictures, Views, batches, worker_count
+from .loader import Pictures, Views, batches, says_worker_died, worker_count, worker_died
 from .machine import peak_memory_mb
-from .metrics import Array, Labels, measure, sigmoid
+from .metrics import Array, Labels, sigmoid
 from .nets import FeatureKind, feature_net, to_onnx
 from .objects import write_atomic
 from .sampling import Plan
@@ -65,7 +65,7 @@ class Images:
     digests: Sequence[str]
     labels: Labels
     groups: Sequence[str] | None = None
-    """by which errors are resampled; None: each image alone"""
+    """by which errors are resampled and evidence is counted; None: each image alone"""
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,7 @@ class _Run:
 
         torch.set_num_threads(ctx.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.allow_tf32 = False  # what judging computes is kept as features: fp32 everywhere
         self.ctx, self.job, self.set = ctx, job, job.settings
         self.cuda = torch.cuda.is_available()
         self.device = torch.device("cuda" if self.cuda else "cpu")
@@ -319,7 +320,9 @@ class _Run:
     def _score(self, logits: Array) -> Score:
         if not np.isfinite(logits).all():
             raise self._diverged("the validation score")
-        return settled(logits, self.job.validate.labels[self.chosen])
+        held = self.job.validate
+        groups = [(held.digests if held.groups is None else held.groups)[i] for i in self.chosen]
+        return settled(logits, held.labels[self.chosen], groups)
 
     def _checkpointing(self, on: bool) -> None:
         backbone: Any = self.model.net.model  # type: ignore[union-attr]
@@ -377,6 +380,8 @@ class _Run:
                 if self.compiled and compiling_failed(error):
                     self._go_on_eagerly(error)
                     continue
+                if says_worker_died(error):  # told in whatever line of this process runs at that moment
+                    raise worker_died(error) from error
                 if not says_out_of_memory(error):
                     raise
                 if self.state["micro"] <= 1:
@@ -533,7 +538,7 @@ class _Run:
             "probe": [{key: value for key, value in before.items() if key != "logits"}],
         }
         better = (best["accuracy"], -best["brier"]) > (before["accuracy"], -before["brier"])
-        if job.goes_on and not better:
+        if job.goes_on:
             held = job.validate
             groups = [(held.digests if held.groups is None else held.groups)[i] for i in self.chosen]
             now, then = (one["scale"] * one["logits"].numpy() + one["shift"] for one in (best, before))
@@ -566,12 +571,12 @@ def compiling_failed(error: Exception) -> bool:
     """Whether an exception of a compiled step may be the compiler's: any but memory that the step itself could not have."""
     from torch._dynamo.exc import TorchDynamoException
 
-    return isinstance(error, TorchDynamoException) or not says_out_of_memory(error)
+    return isinstance(error, TorchDynamoException) or not (says_out_of_memory(error) or says_worker_died(error))
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy and Brier score at the scale and boundary that suit the images best, and those: sigmoid(scale * logit + shift)."""
+    """Accuracy and Brier score, classes counting alike as validators draw them, of sigmoid(scale * logit + shift)."""
 
     accuracy: float
     brier: float
@@ -579,18 +584,26 @@ class Score:
     shift: float
 
 
-def settled(logits: Array, labels: Labels) -> Score:
-    """What logits [n] are worth once their scale and boundary are set, classes counting alike as validators draw them.
+def settled(logits: Array, labels: Labels, groups: Sequence[str]) -> Score:
+    """What logits [n] are worth once their scale and boundary are set by as much as the groups are evidence of; as they are, where a
+    class is missing.
 
     Training on degraded views with a focal loss ranks images better than the probe does and still answers worse, because its
     boundary has moved: on street photographs every roadwork was found and a quarter of the rest besides. Two numbers mend that. The
     probe is judged in the same way, so that neither gains by it.
     """
-    alone = [str(i) for i in range(len(labels))]
-    weights = row_weights(labels, alone, np.ones(len(labels)), 0.0)
-    scale, shift = fit_scale(logits, labels, weights, evidence(labels, alone), doubt=BOUNDARY_DOUBT)
-    score = measure(sigmoid(scale * logits + shift), labels)
-    return Score(float(score["accuracy"]), float(score["brier"]), scale, shift)
+    if labels.min() == labels.max():
+        return score_of(logits, labels)
+    weights = row_weights(labels, groups, np.ones(len(labels)), 0.0)
+    return score_of(logits, labels, *fit_scale(logits, labels, weights, evidence(labels, groups), doubt=BOUNDARY_DOUBT))
+
+
+def score_of(logits: Array, labels: Labels, scale: float = 1.0, shift: float = 0.0) -> Score:
+    """The score of logits [n] at a scale and boundary that stand. Where a class is missing the images count alike."""
+    one_class = labels.min() == labels.max()
+    weights = np.full(len(labels), 1 / len(labels)) if one_class else 0.5 / np.bincount(labels, minlength=2)[labels]
+    p = sigmoid(scale * logits + shift)
+    return Score(float(weights @ ((p > 0.5) == (labels == 1))), float(weights @ (p - labels) ** 2), scale, shift)
 
 
 def focal_loss(logits: Any, labels: Any, weights: Any, gamma: float = 2.0) -> Any:

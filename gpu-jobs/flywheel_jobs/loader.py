@@ -6,6 +6,7 @@ day change nothing. Only undecoded images are read from the store; a bounded num
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 
 from .augment import Augment
 from .backbones import Preprocess
+from .errors import OutOfMemory
 from .objects import FileObjects
 from .pictures import decode
 from .sampling import Plan, Shown
@@ -132,14 +134,31 @@ def _start_worker(_number: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
+    # a SIGTERM to the whole group is the main process's to answer, which writes a checkpoint and then ends these
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def says_worker_died(error: Exception) -> bool:
+    """Whether PyTorch says that a decoding process ended by itself."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def worker_died(error: Exception) -> OutOfMemory:
+    """That in the job's words: it is what a kernel short of memory, or a container short of /dev/shm, does."""
+    told = str(error).splitlines()[0].rstrip(" .")
+    return OutOfMemory(
+        f"a process that decodes images died ({told}). Memory was short, or in a container shared memory "
+        "(`docker run --shm-size 8g`). The last checkpoint was kept; a start with `batchDivisor` has fewer of these processes, "
+        "`loader.workers: 0` none."
+    )
 
 
 def _naming_images(loader: Any) -> Iterator[torch.Tensor]:
     """The loader's batches; a job's own error in a worker comes out as itself, without the worker's traceback around it.
 
-    Raises OutOfMemory for a worker that died: that is what a kernel short of memory, or a container short of /dev/shm, does to it.
+    Raises OutOfMemory for a worker that died.
     """
-    from .errors import FAILURES, JobError, OutOfMemory
+    from .errors import FAILURES, JobError
 
     try:
         yield from loader
@@ -148,11 +167,6 @@ def _naming_images(loader: Any) -> Iterator[torch.Tensor]:
         lines = [line for line in str(error).splitlines() if line.startswith(f"{own.__module__}.{own.__name__}: ")]
         raise own(lines[-1].partition(": ")[2] if lines else str(error)) from None
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not says_worker_died(error):
             raise
-        told = str(error).splitlines()[0].rstrip(" .")
-        raise OutOfMemory(
-            f"a process that decodes images died ({told}). Memory was short, or in a container shared memory "
-            "(`docker run --shm-size 8g`). The last checkpoint was kept; a start with `batchDivisor` has fewer of these processes, "
-            "`loader.workers: 0` none."
-        ) from error
+        raise worker_died(error) from error

@@ -21,12 +21,10 @@ class Parent:
     """The ensemble a retrain goes on from, and the images it knew."""
 
     trained: Trained
-    learned: frozenset[str]
-    """digests of images it learned from"""
     held: frozenset[str]
-    """... and was validated on"""
+    """digests of images it was validated on"""
     fresh: frozenset[str]
-    """learned now, not known to it"""
+    """... that are learned now and it did not know, or knew with another label"""
 
     @classmethod
     def load(cls, ctx: JobContext, digest: str | None, learned: list[ImageRow], held: list[ImageRow]) -> Parent | None:
@@ -35,9 +33,11 @@ class Parent:
         trained = Trained.load(ctx.objects, digest)
         # a parent whose snapshot is gone still gives its weights; all images then count as new
         rows = read_manifest(ctx.objects, trained.snapshot, "parent's snapshot") if ctx.objects.has(trained.snapshot) else []
-        knew = frozenset(row.digest for row in rows if row.pool in ("train", "traffic") and row.label is not None)
+        knew = frozenset((row.digest, row.label) for row in rows if row.pool in ("train", "traffic") and row.label is not None)
         judged = frozenset(row.digest for row in rows if row.pool == "validate")
-        return cls(trained, knew, judged & {row.digest for row in held}, frozenset(row.digest for row in learned) - knew)
+        return cls(
+            trained, judged & {row.digest for row in held}, frozenset(row.digest for row in learned if (row.digest, row.label) not in knew)
+        )
 
     def settles(self, members: list[Member], learned: list[ImageRow], below: float) -> bool:
         """Whether what the parent chose may stand: the same members, and few enough new images."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from .context import JobContext
 from .features import extractor_pool
-from .finetune import Images, Job, Score, fine_tune, settled
+from .finetune import Images, Job, Score, fine_tune, score_of
 from .heads import Head
 from .member import CALIBRATE_VIEWS, Member, labels_of, scale_of
 from .metrics import measure, sigmoid
@@ -18,7 +18,7 @@ from .parent import Parent
 from .sampling import Plan
 from .schedules import Settings
 from .spec import ImageRow
-from .votes import WORSE_CONFIDENCE, share_worse
+from .votes import share_worse
 
 
 class FineTunes:
@@ -49,7 +49,7 @@ class FineTunes:
         """
         if not member.fine_tuned or member.start is None or self._idle(member):
             return False
-        mode, gate = self._input["fineTune"]["mode"], float(self._input["fineTune"]["gate"])
+        mode, gate = self._mode(member), float(self._input["fineTune"]["gate"])
         return bool(mode == "always" or (mode == "auto" and self._accuracy(member, member.start) < gate))
 
     def run(self, member: Member, tuned: list[ImageRow]) -> bool:
@@ -57,11 +57,11 @@ class FineTunes:
         calibration images."""
         wish, again = self._input["fineTune"], self._input["incremental"]
         assert member.head is not None
-        if wish["mode"] == "never":
+        if self._mode(member) == "never":
             member.note = "fine-tune switched off"
             return False
         accuracy = self._accuracy(member, member.head)
-        if wish["mode"] == "auto" and accuracy >= float(wish["gate"]):
+        if self._mode(member) == "auto" and accuracy >= float(wish["gate"]):
             member.note = f"probe holds the gate: validate accuracy {accuracy:.3f} >= {wish['gate']:.3f}"
             return False
         if self._idle(member):
@@ -108,14 +108,14 @@ class FineTunes:
 
     def fall_back(self, member: Member, views: int, tuned: list[ImageRow]) -> None:
         """What a member has whose fine-tune from its parent was thrown away: a head on the parent's backbone that learned from old and
-        new images, or the parent's own where that one is worse beyond doubt."""
+        new images, or the parent's own where that one is rather worse."""
         assert member.start is not None
         table, truth = member.table(self._held, 0, "validate")[:, 0], labels_of(self._held)
         member.fit(self._kept, views, tuned)
         assert member.head is not None
         now, before = member.head.logits(table), member.start.logits(table)
         worse = share_worse(now, before, truth, [row.group for row in self._held], self._seed)
-        if worse < WORSE_CONFIDENCE:
+        if worse < 0.5:
             member.note += "; a new head on the parent's backbone learned from old and new images instead"
         else:
             member.head = member.start
@@ -123,13 +123,13 @@ class FineTunes:
 
     def _worse_on_views(self, member: Member, before: Member) -> str | None:
         """What a fine-tune, which was judged on the photographs themselves, loses against its start on all of `validate` with the
-        challenge views of each, which is what validators send; None when nothing. Either is judged at the boundary that suits it. The
-        vote needs these features anyway."""
+        challenge views of each, which is what validators send; None when nothing. Either is judged as it would be served. The vote needs
+        these features anyway."""
         labels = np.repeat(labels_of(self._held), 1 + self._views)
 
         def score(one: Member) -> Score:
             assert one.head is not None
-            return settled(one.head.logits(one.table(self._held, self._views, "validate")).reshape(-1), labels)
+            return score_of(one.head.logits(one.table(self._held, self._views, "validate")).reshape(-1), labels)
 
         now, then = score(member), score(before)
         if (now.accuracy, -now.brier) >= (then.accuracy, -then.brier):
@@ -138,6 +138,9 @@ class FineTunes:
             f"worse with the challenge views: accuracy {now.accuracy:.3f}, Brier {now.brier:.4f}; "
             f"before {then.accuracy:.3f}, {then.brier:.4f}"
         )
+
+    def _mode(self, member: Member) -> str:
+        return str(member.spec.get("fineTune") or self._input["fineTune"]["mode"])
 
     def _idle(self, member: Member) -> bool:
         """Whether the parent was fine-tuned on everything there is."""

@@ -13,6 +13,7 @@ import numpy as np
 from conftest import NEVER, snapshot_rows, train_input
 
 from flywheel_jobs.board import whole_records
+from flywheel_jobs.errors import Interrupted
 from flywheel_jobs.objects import FileObjects, sha256
 from flywheel_jobs.progress import Progress
 
@@ -110,6 +111,52 @@ def test_a_job_killed_at_random_moments_leaves_nothing_that_only_looks_whole_and
         data = objects.get(events["events"])
         assert whole_records(data) == data
     check(tmp_path)
+
+
+def test_a_sigterm_that_reaches_the_decoding_processes_first_still_ends_in_a_checkpoint(tmp_path):
+    objects = FileObjects(tmp_path / "objects")
+    long = TUNE | {"epochs": 500, "patience": 0, "checkpointSeconds": 600}
+    spec = {
+        "version": 1,
+        "job": "train",
+        "name": "t/train",
+        "objects": {"kind": "file", "root": str(objects.root)},
+        "cacheDir": str(tmp_path / "cache"),
+        "workDir": str(tmp_path / "work"),
+        "threads": 1,
+        "input": train_input(objects.put_jsonl(snapshot_rows(objects)), fineTune=long, loader={"workers": 2}),
+    }
+    file, progress = tmp_path / "spec", tmp_path / "work" / "progress.jsonl"
+    file.write_text(json.dumps(spec))
+    with (tmp_path / "log").open("ab") as log:
+        command = [sys.executable, "-m", "flywheel_jobs.cli", "run", str(file)]
+        job = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+    def reach(steps: int) -> None:
+        end = time.monotonic() + 120
+        while job.poll() is None and time.monotonic() < end:
+            if progress.is_file() and progress.read_text().count('"fine-tune"') >= steps:
+                return
+            time.sleep(0.05)
+        raise AssertionError((tmp_path / "log").read_text()[-2000:])
+
+    try:
+        reach(3)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        assert len(children) >= 2
+        for child in children:
+            os.kill(int(child), signal.SIGTERM)
+        reach(progress.read_text().count('"fine-tune"') + 12)
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(60) == Interrupted.exit_code, (tmp_path / "log").read_text()[-2000:]
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+    import torch
+
+    (checkpoint,) = [path for path in (tmp_path / "work").glob("finetune-*.pt") if "-best-" not in path.name]
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 15
 
 
 def tried(line: str) -> object:

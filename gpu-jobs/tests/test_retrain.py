@@ -14,7 +14,7 @@ from PIL import Image
 from flywheel_jobs import finetune, shards, train, tuning, votes
 from flywheel_jobs.errors import NotFinite, OneImageTooBig
 from flywheel_jobs.features import Extractor
-from flywheel_jobs.finetune import Score, settled
+from flywheel_jobs.finetune import Score, score_of, settled
 from flywheel_jobs.spec import validate
 from flywheel_jobs.trained import Trained
 
@@ -348,18 +348,54 @@ def test_a_fine_tune_is_judged_at_the_boundary_that_suits_it_and_gains_nothing_b
     rng = np.random.default_rng(5)
     labels = np.arange(200) % 2
     logits = 2.0 * (2 * labels - 1) + rng.normal(size=200) * 1.5
-    plain = settled(logits, labels)
+    alone = [str(i) for i in range(200)]
+    plain = settled(logits, labels, alone)
     for moved in (logits + 3.0, 0.4 * logits, 2.5 * logits - 4.0):
-        found = settled(moved, labels)
+        found = settled(moved, labels, alone)
         assert found.accuracy == pytest.approx(plain.accuracy, abs=0.011)
         assert found.brier == pytest.approx(plain.brier, abs=0.002)
-    assert settled(logits + 3.0, labels).shift < plain.shift - 2.0
+    assert settled(logits + 3.0, labels, alone).shift < plain.shift - 2.0
     # noise stays noise: nothing is won where there is nothing to tell
-    assert settled(rng.normal(size=200), labels).brier == pytest.approx(0.25, abs=0.01)
+    assert settled(rng.normal(size=200), labels, alone).brier == pytest.approx(0.25, abs=0.01)
 
 
 def test_a_handful_of_images_of_one_class_may_hardly_move_the_boundary():
     labels = np.array([0] * 30 + [1])
     logits = np.where(labels == 1, 3.0, -3.0)
     logits[0] = 4.0  # one wrong answer among thirty
-    assert abs(settled(logits, labels).shift) < 2.0
+    assert abs(settled(logits, labels, [str(i) for i in range(31)]).shift) < 2.0
+
+
+def test_two_clips_move_the_boundary_less_than_as_many_photographs():
+    labels = np.arange(200) % 2
+    logits = 2.0 * (2 * labels - 1) + 3.0
+    photographs, clips = [str(i) for i in range(200)], [f"clip {label}" for label in labels]
+    assert abs(settled(logits, labels, clips).shift) < 0.7 * abs(settled(logits, labels, photographs).shift)
+
+
+def test_classes_count_alike_in_the_judging_and_one_class_alone_moves_nothing():
+    labels = np.array([0] * 90 + [1] * 10)
+    careless, fair = np.where(labels == 1, -2.0, -2.0), np.where(labels == 1, 2.0, -2.0)
+    fair[:20] = 2.0
+    assert score_of(careless, labels).accuracy == pytest.approx(0.5)
+    assert score_of(fair, labels).accuracy == pytest.approx((1 + 70 / 90) / 2)
+    ones = np.ones(5, np.int64)
+    assert settled(np.full(5, -1.0), ones, list("abcde")) == score_of(np.full(5, -1.0), ones)
+
+
+def test_a_member_may_be_fine_tuned_or_not_whatever_the_others_are(ctx):
+    members = [{**ONE[0], "name": "probe", "fineTune": "never"}, {**ONE[0], "name": "tuned"}]
+    output, trained = run(ctx, snapshot_rows(ctx.objects), fineTune={**TUNE, "epochs": 1}, members=members)
+    probe, tuned = output["members"]
+    assert (probe["note"], probe["fineTune"]) == ("fine-tune switched off", None)
+    assert tuned["fineTune"]["steps"] > 0
+    assert [one.name for one in trained.members] == ["probe", "tuned"]
+
+
+def test_a_corrected_label_makes_an_image_new_to_a_retrain(ctx):
+    rows = snapshot_rows(ctx.objects)
+    output, _ = run(ctx, rows, fineTune={**TUNE, "mode": "never"}, members=ONE)
+    at = next(i for i, one in enumerate(rows) if one["pool"] == "train")
+    corrected = [{**one, "label": 1 - one["label"]} if i == at else one for i, one in enumerate(rows)]
+    more, _ = run(ctx, corrected, fineTune={**TUNE, "mode": "never"}, members=ONE, initFrom=output["trained"])
+    assert more["retention"]["newImages"] == 1

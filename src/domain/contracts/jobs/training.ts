@@ -30,6 +30,11 @@ export const MemberSpec = z.object({
     .optional(),
   /** share in the vote that the recipe prescribes; compared with the share found on `validate` */
   recipeWeight: z.number().positive().max(1).optional(),
+  /**
+   * `fineTune.mode` for this member alone: a probe beside a fine-tune of the same backbone votes better on places never seen than
+   * either, and loses nothing on known ones (docs/training-evidence.md)
+   */
+  fineTune: z.enum(['auto', 'never', 'always']).optional(),
 });
 export type MemberSpec = z.infer<typeof MemberSpec>;
 
