@@ -1,29 +1,30 @@
 """Full fine-tunes for `train.py`: backbone and head together, by the product's own `fine_tune`, on the same splits as the probes.
 
 One clip in five of the photographs that may teach validates, as in a turn: the epoch that is kept is chosen on it, and whether the
-fine-tune is better than its probe. Each fine-tune is told twice: as it is, and as a turn delivers it, where one that is no better
-than its probe is thrown away. With composites an epoch shows as many of them as photographs and there are half as many epochs: all
-settings take the same number of steps.
+fine-tune is better than its probe. Each fine-tune is told twice: as it is, and with the probe in its place where it is no better on
+those photographs (a turn also asks that it hold on their challenge views). With composites an epoch shows as many of them as
+photographs and there are half as many epochs: all settings take the same number of steps.
 
-What a fine-tune says of the photographs that it did not see is kept beside the caches by everything that it follows from, so that
-a run of an hour can be stopped and goes on, and two processes can share the work.
+What a fine-tune says of the photographs that it did not see is kept beside the caches by everything that it follows from, the code of
+the jobs included, so that a run of an hour can be stopped and goes on, and processes can share the work.
 """
 
 from __future__ import annotations
 
-import inspect
+import fcntl
 import io
 import json
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from streets import say
 
-from flywheel_jobs import augment, finetune, loader, sampling, schedules
+import flywheel_jobs
 from flywheel_jobs.backbones import onnx_session
 from flywheel_jobs.context import JobContext
 from flywheel_jobs.features import challenge_view
@@ -85,6 +86,9 @@ def fine_tunes(bench: Bench, views: int) -> dict[str, Setting]:
         told = _remembered(bench, views, composites, cycles)
         out[name] = partial(_predict, told, "own")
         out[f"{name}, thrown away when no better than its probe"] = partial(_predict, told, "kept")
+    both, tuned = bench.head("both", composites=0.5), out["fine-tune + composites"]
+    out["two members, both in one head and fine-tune + composites"] = bench.vote(both, tuned)
+    out["two members, both in one head 0.7 and fine-tune 0.3 + composites"] = bench.vote(both, tuned, weights=(0.7, 0.3))
     return out
 
 
@@ -94,7 +98,8 @@ def _predict(told: Any, which: str, learns: Mask, seed: int) -> Predict:
 
 
 def _remembered(bench: Bench, views: int, composites: bool, cycles: int) -> Any:
-    source = "".join(inspect.getsource(module) for module in (finetune, loader, sampling, augment, schedules))
+    code = Path(flywheel_jobs.__file__).parent.rglob("*.py")
+    source = sha256(b"".join(path.read_bytes() for path in sorted(code) if "synth" not in path.parts))
     folder = bench.ctx.cache_dir / "fine-tunes"
     folder.mkdir(exist_ok=True)
 
@@ -102,11 +107,13 @@ def _remembered(bench: Bench, views: int, composites: bool, cycles: int) -> Any:
         input_of = [source, OPTIONS, VALIDATES, bench.photos.digest, learns.tolist(), seed, views, composites, cycles]
         mark = sha256(json.dumps([*input_of, bench.twins[seed].digest if composites else []]).encode())[:32]
         file = folder / f"{mark}.npz"
-        if not file.is_file():
-            found = _run(bench, learns, seed, views, composites, cycles, mark)
-            buffer = io.BytesIO()
-            np.savez(buffer, own=found.own, kept=found.kept, better=found.better)
-            write_atomic(file, buffer.getvalue())
+        with (folder / f"{mark}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not file.is_file():
+                found = _run(bench, learns, seed, views, composites, cycles, mark)
+                buffer = io.BytesIO()
+                np.savez(buffer, own=found.own, kept=found.kept, better=found.better)
+                write_atomic(file, buffer.getvalue())
         with np.load(file) as parts:
             return Told(parts["own"], parts["kept"], bool(parts["better"]))
 
@@ -143,7 +150,7 @@ def _run(bench: Bench, learns: Mask, seed: int, views: int, composites: bool, cy
             preprocess=bench.extractor.backbone.preprocess,
             probe=probe,
             train=Images(digests, labels),
-            validate=Images([photos.digest[i] for i in validates], photos.label[validates]),
+            validate=Images([photos.digest[i] for i in validates], photos.label[validates], photos.clip[validates].tolist()),
             plan=Plan.of(OPTIONS["sampling"]["kind"], labels, groups, np.ones(len(labels)), seed),
             augmentation=OPTIONS["augmentation"],
             loader=OPTIONS["loader"],

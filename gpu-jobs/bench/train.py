@@ -348,7 +348,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, one pair: a look, not a figure")
     parser.add_argument("--settings", nargs="+", help="only these rows, by name; the first is what the others are compared with")
     parser.add_argument("--on", nargs="+", help="only these figures: val, leaveOneCityOut, leaveOneSourceOut, camerasNeverSeen")
-    parser.add_argument("--fine-tune", action="store_true", help="fine-tunes too: two hours on a core; a run that was stopped goes on")
+    parser.add_argument("--fine-tune", action="store_true", help="fine-tunes too: three hours on a core; a run that was stopped goes on")
     parser.add_argument("--only-fine-tune", action="store_true", help="only they, and the plain probe that they are compared with")
     args = parser.parse_args()
     seeds, pairs = (1, 1) if args.quick else (args.seeds, args.pairs)
