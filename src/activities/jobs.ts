@@ -91,13 +91,15 @@ export function jobActivities(deps: ActivityDeps) {
         }
         if (status.state === 'unknown') return { outcome: 'again', message: 'the machine knows nothing of the job' };
         const said = await readResult(input.name);
+        if (status.exitCode === JOB_EXIT.ok && said?.ok) return { outcome: 'done', message: '' };
+        const outcome = await whatNext(input.name, status.exitCode);
+        const next =
+          outcome === 'again' ? 'it is started again with its batches halved' : 'smaller batches did not help: use a bigger machine';
         const ended =
           status.exitCode === KILLED
-            ? 'it was killed (SIGKILL), as the kernel does where memory is short; it is started again with its batches halved'
+            ? `it was killed (SIGKILL), as the kernel does where memory is short; ${next}`
             : `exit code ${status.exitCode ?? 'unknown (killed)'}`;
-        const message = said && !said.ok ? said.error.message : `${ended}: ${status.logTail.slice(-2000)}`;
-        if (status.exitCode === JOB_EXIT.ok && said?.ok) return { outcome: 'done', message: '' };
-        return { outcome: await whatNext(input.name, status.exitCode), message };
+        return { outcome, message: said && !said.ok ? said.error.message : `${ended}: ${status.logTail.slice(-2000)}` };
       }
     },
 
@@ -244,8 +246,8 @@ export function jobActivities(deps: ActivityDeps) {
   async function whatNext(name: string, exitCode: number | null): Promise<Exclude<JobEnd['outcome'], 'done'>> {
     const failure = jobFailure(exitCode);
     if (failure?.kind === 'bad-input') return 'bad-input';
-    if (failure?.kind !== 'out-of-memory') return 'again';
-    return failure.reason === 'one-image-too-big' || (await batchDivisor(name)) >= MAX_BATCH_DIVISOR ? 'out-of-memory' : 'again';
+    if (failure?.kind !== 'out-of-memory' && exitCode !== KILLED) return 'again';
+    return failure?.reason === 'one-image-too-big' || (await batchDivisor(name)) >= MAX_BATCH_DIVISOR ? 'out-of-memory' : 'again';
   }
 
   async function batchDivisor(name: string): Promise<number> {

@@ -98,8 +98,11 @@ describe('failures of jobs', () => {
     expect((await readFile(divisors, 'utf8')).trim().split('\n')).toEqual(['1', '2', '4', '4']);
   });
 
-  it('a job that is out of memory at the smallest division is given up', async () => {
-    const { start, divisors } = await bench(`end(76, { kind: 'out-of-memory', reason: 'out-of-memory', message: 'm' })`);
+  it.each([
+    ['is out of memory', `end(76, { kind: 'out-of-memory', reason: 'out-of-memory', message: 'm' })`],
+    ['is killed', `process.kill(process.pid, 'SIGKILL')`],
+  ])('a job that %s at the smallest division is given up', async (_, end) => {
+    const { start, divisors } = await bench(end);
     const outcomes: string[] = [];
     while (outcomes.at(-1) !== 'out-of-memory' && outcomes.length < 10) outcomes.push((await start()).outcome);
     expect(outcomes).toHaveLength(7);
