@@ -6,7 +6,9 @@ day change nothing. Only undecoded images are read from the store; a bounded num
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -134,8 +136,16 @@ def _start_worker(_number: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
-    # a SIGTERM to the whole group is the main process's to answer, which writes a checkpoint and then ends these
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    """Ends this process at its parent's SIGTERM. One to the whole group is the parent's to answer, which writes a checkpoint first."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def says_worker_died(error: Exception) -> bool:
