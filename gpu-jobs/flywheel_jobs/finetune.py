@@ -537,7 +537,7 @@ class _Run:
             "epochs": copy.deepcopy(state["epochs"]),
             "probe": [{key: value for key, value in before.items() if key != "logits"}],
         }
-        better = (best["accuracy"], -best["brier"]) > (before["accuracy"], -before["brier"])
+        better = best["brier"] < before["brier"]  # the score that chose the epoch: accuracy hangs on single images
         if job.goes_on:
             held = job.validate
             groups = [(held.digests if held.groups is None else held.groups)[i] for i in self.chosen]

@@ -132,7 +132,7 @@ class FineTunes:
             return score_of(one.head.logits(one.table(self._held, self._views, "validate")).reshape(-1), labels)
 
         now, then = score(member), score(before)
-        if (now.accuracy, -now.brier) >= (then.accuracy, -then.brier):
+        if now.brier <= then.brier:
             return None
         return (
             f"worse with the challenge views: accuracy {now.accuracy:.3f}, Brier {now.brier:.4f}; "

@@ -399,3 +399,12 @@ def test_a_corrected_label_makes_an_image_new_to_a_retrain(ctx):
     corrected = [{**one, "label": 1 - one["label"]} if i == at else one for i, one in enumerate(rows)]
     more, _ = run(ctx, corrected, fineTune={**TUNE, "mode": "never"}, members=ONE, initFrom=output["trained"])
     assert more["retention"]["newImages"] == 1
+
+
+@pytest.mark.parametrize(("first", "then", "kept"), [((0.86, 0.13), (0.85, 0.11), True), ((0.85, 0.11), (0.86, 0.13), False)])
+def test_one_image_more_or_less_does_not_decide_against_the_brier_score(ctx, monkeypatch, first, then, kept):
+    scores = iter([Score(*first, 1.0, 0.0), *[Score(*then, 1.0, 0.0)] * 3])
+    monkeypatch.setattr(finetune._Run, "_score", lambda _self, _logits: next(scores))
+    monkeypatch.setattr(tuning.FineTunes, "_worse_on_views", lambda *_: None)
+    output, _ = run(ctx, snapshot_rows(ctx.objects), fineTune={**TUNE, "epochs": 1}, members=ONE)
+    assert ("thrown away" not in output["members"][0]["note"]) is kept
