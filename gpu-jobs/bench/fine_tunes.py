@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from streets import say
 
 import flywheel_jobs
@@ -33,6 +32,7 @@ from flywheel_jobs.heads import Head, group_folds
 from flywheel_jobs.metrics import sigmoid
 from flywheel_jobs.nets import to_onnx
 from flywheel_jobs.objects import sha256, write_atomic
+from flywheel_jobs.pictures import decode
 from flywheel_jobs.sampling import Plan
 from flywheel_jobs.schedules import Settings
 from flywheel_jobs.spec import with_defaults
@@ -67,12 +67,10 @@ changes nothing"""
 
 @dataclass(frozen=True)
 class Told:
-    """Probabilities [photographs, 1 + views] of the fine-tune as it is and of what a turn keeps, NaN where it was not asked; whether
-    the fine-tune was kept."""
+    """Probabilities [photographs, 1 + views] of the fine-tune as it is and of what a turn keeps, NaN where it was not asked."""
 
     own: Array
     kept: Array
-    better: bool
 
 
 def fine_tunes(bench: Bench, views: int) -> dict[str, Setting]:
@@ -112,10 +110,10 @@ def _remembered(bench: Bench, views: int, composites: bool, cycles: int) -> Any:
             if not file.is_file():
                 found = _run(bench, learns, seed, views, composites, cycles, mark)
                 buffer = io.BytesIO()
-                np.savez(buffer, own=found.own, kept=found.kept, better=found.better)
+                np.savez(buffer, own=found.own, kept=found.kept)
                 write_atomic(file, buffer.getvalue())
         with np.load(file) as parts:
-            return Told(parts["own"], parts["kept"], bool(parts["better"]))
+            return Told(parts["own"], parts["kept"])
 
     return told
 
@@ -165,11 +163,10 @@ def _run(bench: Bench, learns: Mask, seed: int, views: int, composites: bool, cy
     logits = boundary["scale"] * _logits(bench, ctx, probe, outcome.facts["bestStep"], asked, views) + boundary["shift"]
     own, kept = (np.full((len(photos.label), 1 + views), np.nan) for _ in range(2))
     own[asked] = sigmoid(logits)
-    better = outcome.ref is not None
-    kept[asked] = own[asked] if better else sigmoid(probe.logits(bench.real["final"][asked, : 1 + views]))
+    kept[asked] = own[asked] if outcome.ref is not None else sigmoid(probe.logits(bench.real["final"][asked, : 1 + views]))
     say(f"seed {seed}, {len(asked)} photographs left out: {outcome.note}")
     shutil.rmtree(work)
-    return Told(own, kept, better)
+    return Told(own, kept)
 
 
 def _logits(bench: Bench, ctx: JobContext, probe: Head, step: int, index: Index, views: int) -> Array:
@@ -184,7 +181,7 @@ def _logits(bench: Bench, ctx: JobContext, probe: Head, step: int, index: Index,
 
     def pixels(i: int) -> list[np.ndarray]:
         digest = bench.photos.digest[i]
-        whole = Image.open(io.BytesIO(ctx.objects.get(digest))).convert("RGB")
+        whole = decode(ctx.objects.get(digest), digest)
         seen = [whole, *(challenge_view(whole, digest, view) for view in range(1, 1 + views))]
         return [backbone.preprocess.pixels(one) for one in seen]
 

@@ -26,7 +26,7 @@ from .board import Board
 from .context import JobContext
 from .errors import Interrupted, NotFinite, OneImageTooBig, says_out_of_memory
 from .features import BATCH, Features
-from .heads import Head, evidence, fit_scale, row_weights
+from .heads import Head, evidence, fit_scale
 from .loader import Pictures, Views, batches, says_worker_died, worker_count, worker_died
 from .machine import peak_memory_mb
 from .metrics import Array, Labels, sigmoid
@@ -320,9 +320,12 @@ class _Run:
     def _score(self, logits: Array) -> Score:
         if not np.isfinite(logits).all():
             raise self._diverged("the validation score")
+        return settled(logits, self.job.validate.labels[self.chosen], self._judges())
+
+    def _judges(self) -> list[str]:
+        """Groups of the images that judge."""
         held = self.job.validate
-        groups = [(held.digests if held.groups is None else held.groups)[i] for i in self.chosen]
-        return settled(logits, held.labels[self.chosen], groups)
+        return [(held.digests if held.groups is None else held.groups)[i] for i in self.chosen]
 
     def _checkpointing(self, on: bool) -> None:
         backbone: Any = self.model.net.model  # type: ignore[union-attr]
@@ -539,10 +542,8 @@ class _Run:
         }
         better = best["brier"] < before["brier"]  # the score that chose the epoch: accuracy hangs on single images
         if job.goes_on:
-            held = job.validate
-            groups = [(held.digests if held.groups is None else held.groups)[i] for i in self.chosen]
             now, then = (one["scale"] * one["logits"].numpy() + one["shift"] for one in (best, before))
-            worse = share_worse(now, then, held.labels[self.chosen], groups, job.seed)
+            worse = share_worse(now, then, job.validate.labels[self.chosen], self._judges(), job.seed)
             told += f"; worse in {worse:.0%} of resamples by group"
             better = worse < WORSE_CONFIDENCE
         if not better:
@@ -594,14 +595,18 @@ def settled(logits: Array, labels: Labels, groups: Sequence[str]) -> Score:
     """
     if labels.min() == labels.max():
         return score_of(logits, labels)
-    weights = row_weights(labels, groups, np.ones(len(labels)), 0.0)
-    return score_of(logits, labels, *fit_scale(logits, labels, weights, evidence(labels, groups), doubt=BOUNDARY_DOUBT))
+    return score_of(logits, labels, *fit_scale(logits, labels, class_weights(labels), evidence(labels, groups), doubt=BOUNDARY_DOUBT))
+
+
+def class_weights(labels: Labels) -> Array:
+    """Weights of images, summing to 1, half for each class; alike where a class is missing."""
+    counts = np.bincount(labels, minlength=2)
+    return np.full(len(labels), 1 / len(labels)) if 0 in counts else 0.5 / counts[labels]
 
 
 def score_of(logits: Array, labels: Labels, scale: float = 1.0, shift: float = 0.0) -> Score:
     """The score of logits [n] at a scale and boundary that stand. Where a class is missing the images count alike."""
-    one_class = labels.min() == labels.max()
-    weights = np.full(len(labels), 1 / len(labels)) if one_class else 0.5 / np.bincount(labels, minlength=2)[labels]
+    weights = class_weights(labels)
     p = sigmoid(scale * logits + shift)
     return Score(float(weights @ ((p > 0.5) == (labels == 1))), float(weights @ (p - labels) ** 2), scale, shift)
 

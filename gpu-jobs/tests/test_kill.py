@@ -67,26 +67,38 @@ def check(root: Path) -> int:
     return count
 
 
-def test_a_job_killed_at_random_moments_leaves_nothing_that_only_looks_whole_and_comes_to_its_end(tmp_path):
-    objects = FileObjects(tmp_path / "objects")
+def train_spec(root: Path, objects: FileObjects, **more: object) -> Path:
+    """The file of a train job in `root`."""
     spec = {
         "version": 1,
         "job": "train",
         "name": "t/train",
         "objects": {"kind": "file", "root": str(objects.root)},
-        "cacheDir": str(tmp_path / "cache"),
-        "workDir": str(tmp_path / "work"),
+        "cacheDir": str(root / "cache"),
+        "workDir": str(root / "work"),
         "threads": 1,
-        "input": train_input(objects.put_jsonl(snapshot_rows(objects)), fineTune=TUNE),
+        "input": train_input(objects.put_jsonl(snapshot_rows(objects)), **more),
     }
-    file = tmp_path / "spec"
+    file = root / "spec"
     file.write_text(json.dumps(spec))
+    return file
+
+
+def start(root: Path, file: Path) -> subprocess.Popen[bytes]:
+    """Starts the job in a process group of its own; what it says goes to `log`."""
+    with (root / "log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flywheel_jobs.cli", "run", str(file)], stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def test_a_job_killed_at_random_moments_leaves_nothing_that_only_looks_whole_and_comes_to_its_end(tmp_path):
+    objects = FileObjects(tmp_path / "objects")
+    file = train_spec(tmp_path, objects, fineTune=TUNE)
     moments = random.Random(1)
     killed, looked_at = 0, 0
     for _ in range(3):
-        with (tmp_path / "log").open("ab") as log:
-            command = [sys.executable, "-m", "flywheel_jobs.cli", "run", str(file)]
-            job = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        job = start(tmp_path, file)
         # at a moment when something is being written: that is when a file could look whole and not be
         before, wanted, end = paths(tmp_path), moments.randint(1, 5), time.monotonic() + 60
         while job.poll() is None and len(paths(tmp_path) - before) < wanted and time.monotonic() < end:
@@ -116,21 +128,8 @@ def test_a_job_killed_at_random_moments_leaves_nothing_that_only_looks_whole_and
 def test_a_sigterm_that_reaches_the_decoding_processes_first_still_ends_in_a_checkpoint(tmp_path):
     objects = FileObjects(tmp_path / "objects")
     long = TUNE | {"epochs": 500, "patience": 0, "checkpointSeconds": 600}
-    spec = {
-        "version": 1,
-        "job": "train",
-        "name": "t/train",
-        "objects": {"kind": "file", "root": str(objects.root)},
-        "cacheDir": str(tmp_path / "cache"),
-        "workDir": str(tmp_path / "work"),
-        "threads": 1,
-        "input": train_input(objects.put_jsonl(snapshot_rows(objects)), fineTune=long, loader={"workers": 2}),
-    }
-    file, progress = tmp_path / "spec", tmp_path / "work" / "progress.jsonl"
-    file.write_text(json.dumps(spec))
-    with (tmp_path / "log").open("ab") as log:
-        command = [sys.executable, "-m", "flywheel_jobs.cli", "run", str(file)]
-        job = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    progress = tmp_path / "work" / "progress.jsonl"
+    job = start(tmp_path, train_spec(tmp_path, objects, fineTune=long, loader={"workers": 2}))
 
     def reach(steps: int) -> None:
         end = time.monotonic() + 120
